@@ -1,0 +1,32 @@
+"""`python -m examples` lists the examples; `python -m examples NAME ...` runs one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from examples import EXAMPLES
+from minidl.errors import CorpusError, DeviceError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the example that the first argument names with the rest; the process's exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print("python -m examples NAME [--help | options]\n")
+        for name, what in EXAMPLES.items():
+            print(f"  {name:12} {what}")
+        return 0
+    name, *rest = arguments
+    if name not in EXAMPLES:
+        print(f"no example is called {name!r}; there are: {', '.join(EXAMPLES)}", file=sys.stderr)
+        return 2
+    try:
+        return importlib.import_module(f"examples.{name}").main(rest)
+    except (CorpusError, DeviceError) as error:  # what a person can mend needs no traceback
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""The examples' pictures: PNG files, drawn without a screen by matplotlib, imported at first use.
+
+Chinese characters need a font that has them: one from an installed package, else one of the
+system's, else their code points stand in the picture, with a note that says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+# Packages that carry a font with the simplified characters, and where in the package it is.
+PACKAGED_FONTS = (
+    ("pylopdf_fonts_zh_cn", "NotoSansSC-Regular.otf"),
+    ("mplfonts", "fonts/NotoSansCJKsc-Regular.otf"),
+)
+SYSTEM_FONTS = (
+    "Noto Sans CJK SC",
+    "Noto Sans SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans SC",
+    "Source Han Sans CN",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Heiti SC",
+    "Microsoft YaHei",
+    "SimHei",
+    "Arial Unicode MS",
+    "Droid Sans Fallback",
+)
+NO_FONT = "no Chinese font found: code points shown (pip install pylopdf-fonts-zh-cn)"
+INK, PALE, MARK = "#1f2933", "#c3cbd3", "#c8102e"
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+@cache
+def chinese_font() -> str | None:
+    """The name of a font with Chinese characters that matplotlib knows; None if there is none."""
+    from matplotlib import font_manager
+
+    for package, file in PACKAGED_FONTS:
+        spec = importlib.util.find_spec(package)
+        for folder in spec.submodule_search_locations or () if spec else ():
+            path = Path(folder, file)
+            if path.is_file():
+                font_manager.fontManager.addfont(path)
+                return font_manager.FontProperties(fname=path).get_name()
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    return next((name for name in SYSTEM_FONTS if name in known), None)
+
+
+@contextmanager
+def page(path: str | Path, width: float, height: float, **grid):
+    """A figure and its axes (`grid` as for `Figure.subplots`), saved at the end to `path`."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    font = chinese_font()
+    style = {
+        "font.family": ["DejaVu Sans", font] if font else ["DejaVu Sans"],
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": PALE,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(**grid)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+
+
+def label(character: str) -> str:
+    """A character as it can be shown: itself, or its code point where no font has it."""
+    return character if character.isascii() or chinese_font() else f"{ord(character):X}"
+
+
+def learning_curve(
+    path: str | Path,
+    title: str,
+    loss: Mapping[str, Sequence[float]],
+    quality: Mapping[str, Sequence[float]],
+    quality_name: str,
+    baselines: Mapping[str, float] | None = None,
+) -> None:
+    """Loss and quality after each epoch, a line for each named model; baselines are dashed."""
+    with page(path, 10, 4, ncols=2) as (figure, (left, right)):
+        figure.suptitle(title)
+        for axes, lines, name in ((left, loss, "training loss"), (right, quality, quality_name)):
+            for line, values in lines.items():
+                axes.plot(range(1, len(values) + 1), values, marker="o", markersize=4, label=line)
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(name)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(axis="y", color=PALE, linewidth=0.5)
+        for style, (name, value) in zip(("--", ":", "-."), (baselines or {}).items(), strict=False):
+            right.axhline(
+                value, linestyle=style, color=INK, linewidth=1, label=f"{name} {value:.3f}"
+            )
+        for axes in (left, right):
+            axes.legend(frameon=False)
+
+
+def trellis(
+    path: str | Path,
+    text: str,
+    tags: str,
+    emissions: np.ndarray,
+    transitions: np.ndarray,
+    best: Sequence[int],
+    allowed: np.ndarray,
+) -> None:
+    """The lattice that a linear-chain CRF scores: one column a character, one row a tag.
+
+    Nodes are coloured by emission score, edges are as dark as their transition scores, forbidden
+    ones are absent; the best (Viterbi) path is red. The transition scores stand beside it.
+    Shapes: emissions (time, tags), transitions and allowed (tags, tags), best (time,).
+    """
+    time, kinds = emissions.shape
+    width = max(9.0, 0.85 * time + 4.5)
+    with page(path, width, 4.6, ncols=2, width_ratios=[width - 4.2, 4.2]) as (figure, axes):
+        figure.suptitle(_with_note("The trellis: emission scores, transitions, and the best path"))
+        left, right = axes
+        permitted = transitions[allowed]
+        low, spread = permitted.min(), max(float(np.ptp(permitted)), 1e-6)
+        for step in range(time - 1):
+            for i, j in np.argwhere(allowed):
+                chosen = best[step] == i and best[step + 1] == j
+                left.plot(
+                    [step, step + 1],
+                    [i, j],
+                    color=MARK if chosen else INK,
+                    linewidth=3 if chosen else 1,
+                    alpha=1 if chosen else 0.1 + 0.5 * (transitions[i, j] - low) / spread,
+                    zorder=2 if chosen else 1,
+                )
+        steps, rows = np.meshgrid(range(time), range(kinds), indexing="ij")
+        limit = float(np.abs(emissions).max()) or 1.0
+        on_path = np.asarray(best)[:, None] == np.arange(kinds)
+        left.scatter(
+            steps, rows, c=emissions, cmap="RdYlGn", vmin=-limit, vmax=limit, s=620, zorder=3,
+            edgecolors=np.where(on_path.ravel(), MARK, PALE), linewidths=2,
+        )  # fmt: skip
+        for step, row in np.ndindex(time, kinds):
+            left.text(
+                step, row, f"{emissions[step, row]:.1f}", ha="center", va="center", size=8, zorder=4
+            )
+        _characters(left, text, tags)
+        left.set_xlim(-0.6, time - 0.4)
+        left.set_ylim(kinds - 0.5, -0.5)
+        _matrix(right, transitions, allowed, tags)
+
+
+def marginals(
+    path: str | Path,
+    text: str,
+    tags: str,
+    probabilities: np.ndarray,
+    best: Sequence[int],
+    ends: Sequence[int],
+) -> None:
+    """p(tag | sentence), shape (time, tags), the best path framed; below it, p(a word ends here).
+
+    `ends` lists the tags that close a word. The probabilities are the gradient of log Z by the
+    emission scores.
+    """
+    from matplotlib.patches import Rectangle
+
+    time, kinds = probabilities.shape
+    with page(path, max(7.0, 0.62 * time + 1.5), 4.6, nrows=2, height_ratios=[3, 2]) as (
+        figure,
+        axes,
+    ):
+        figure.suptitle(_with_note("Marginals: the gradient of log Z by the emissions"))
+        above, below = axes
+        above.imshow(probabilities.T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for step, row in np.ndindex(time, kinds):
+            value = probabilities[step, row]
+            above.text(
+                step, row, f"{value:.2f}", ha="center", va="center", size=8,
+                color="white" if value > 0.6 else INK,
+            )  # fmt: skip
+        for step, row in enumerate(best):
+            above.add_patch(
+                Rectangle((step - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=MARK, linewidth=2)
+            )
+        _characters(above, text, tags)
+        closing = probabilities[:, list(ends)].sum(axis=1)
+        chosen = np.isin(np.asarray(best), list(ends))
+        below.bar(range(time), closing, color=np.where(chosen, MARK, PALE))
+        below.set_ylim(0, 1.02)
+        below.set_ylabel("p(a word\nends here)")
+        _characters(below, text)
+        below.set_xlim(above.get_xlim())
+
+
+def _characters(axes, text: str, tags: str | None = None) -> None:
+    axes.set_xticks(range(len(text)), [label(character) for character in text])
+    axes.tick_params(axis="x", length=0, labelsize=14 if chinese_font() else 8)
+    if tags is not None:
+        axes.set_yticks(range(len(tags)), tags)
+        axes.tick_params(axis="y", length=0, labelsize=12)
+    axes.spines[:].set_visible(False)
+
+
+def _matrix(axes, transitions: np.ndarray, allowed: np.ndarray, tags: str) -> None:
+    shown = np.where(allowed, transitions, np.nan)
+    limit = float(np.nanmax(np.abs(shown))) or 1.0
+    axes.imshow(shown, cmap="RdYlGn", vmin=-limit, vmax=limit)
+    for i, j in np.ndindex(*transitions.shape):
+        text = f"{transitions[i, j]:.1f}" if allowed[i, j] else "forbidden"
+        axes.text(j, i, text, ha="center", va="center", size=9 if allowed[i, j] else 7)
+    axes.set_xticks(range(len(tags)), tags)
+    axes.set_yticks(range(len(tags)), tags)
+    axes.set_title("transition scores, from row to column", size=10)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _with_note(title: str) -> str:
+    return title if chinese_font() else f"{title}\n({NO_FONT})"

@@ -1,0 +1,23 @@
+"""minidl: automatic differentiation, layers and training, small enough to read."""
+
+from minidl import errors, ops, random
+from minidl.autodiff import (
+    anomaly_mode,
+    enable_grad,
+    grad,
+    hessian,
+    hvp,
+    jacobian,
+    jvp,
+    no_grad,
+    primitive,
+    recompute,
+    stop_gradient,
+    vjp,
+)
+from minidl.backend import default_dtype, device, threads, tune_allocator
+from minidl.graph import Parameter, Tensor, tensor
+from minidl.ops import *  # noqa: F403
+from minidl.random import seed
+
+__version__ = "0.1.0"

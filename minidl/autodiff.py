@@ -1,0 +1,541 @@
+"""Automatic differentiation: how gradients flow back, and the operators built on that.
+
+Backward walks the recorded nodes from the latest to the earliest and calls the primitives' rules:
+on bare arrays normally; on Tensors, and so recorded again, under `create_graph=True`. Nothing is
+written twice, and gradients of any order come from the same rules.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from minidl import backend, random
+from minidl.errors import GradientError, ShapeError
+from minidl.graph import Leaf, Node, Tensor, unwrap, wrap
+from minidl.recording import (
+    Place,
+    Primitive,
+    anomaly_mode,
+    enable_grad,
+    is_recording,
+    no_grad,
+    outputs_of,
+    primitive,
+    replay,
+    replaying,
+)  # fmt: skip
+from minidl.samples import Draw, call, samples
+
+__all__ = [
+    "Draw", "Primitive", "anomaly_mode", "call", "enable_grad", "grad", "hessian", "hvp",
+    "is_recording", "jacobian", "jvp", "no_grad", "primitive", "recompute", "replay", "replaying",
+    "samples", "stop_gradient", "transfer", "vjp",
+]  # fmt: skip
+
+# --- Backward -------------------------------------------------------------------------------------
+
+
+def _latest_first(roots: Iterable[Place], boundary: set | None) -> list[Place]:
+    """The places that `roots` depend on, in reverse order of creation; not beyond `boundary`."""
+    seen = set(roots)
+    stack = list(seen)
+    places = []
+    while stack:
+        place = stack.pop()
+        places.append(place)
+        if boundary is not None and place in boundary:
+            continue
+        for parent in place.parents:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    places.sort(key=_order, reverse=True)
+    return places
+
+
+def _order(place: Place) -> int:
+    return place.order
+
+
+def _leading_to(places: list[Place], wanted: set) -> set[Place]:
+    """Those of `places` (latest first) from which a wanted one can be reached."""
+    leading = set(wanted)
+    for place in reversed(places):
+        if place not in leading:
+            for parent in place.parents:
+                if parent in leading:
+                    leading.add(place)
+                    break
+    return leading
+
+
+def _propagate(
+    seeds: dict[Place, Any],
+    wanted: set | None,
+    create_graph: bool,
+    retain_graph: bool,
+    boundary: bool = False,
+) -> dict[Place, tuple[Any, bool]]:
+    """Send gradients back from `seeds`; collect those of `wanted` places (None: of all leaves).
+
+    Gradients are arrays, or with `create_graph` Tensors. Each is returned with a flag that says
+    whether its buffer is the engine's own. With `boundary` nothing flows past a wanted place.
+    """
+    places = _latest_first(seeds, wanted if boundary else None)
+    leading = None if wanted is None else _leading_to(places, wanted)
+    pending, owned = dict(seeds), set()
+    collected: dict[Place, tuple[Any, bool]] = {}
+    for place in places:
+        g = pending.pop(place, None)
+        if g is None or (leading is not None and place not in leading):
+            continue
+        if place.hooks:
+            g = _run_hooks(place, g)
+            owned.discard(place)
+        if place.__class__ is Leaf:
+            collected[place] = (g, place in owned)
+            continue
+        if wanted is not None and place in wanted:
+            collected[place] = (g, False)
+            if boundary or not any(parent in leading for parent in place.parents):  # type: ignore[operator]
+                continue
+        if place.saved is None:
+            raise GradientError(
+                f"{place.op.__name__ if place.op else 'backward'}: backward a second time through "
+                "a graph that is freed; keep it with retain_graph=True the first time"
+            )
+        if place.op is None:  # one output of several: put g in its slot of the op's gradients
+            parent = place.parents[0]
+            slots = pending.setdefault(parent, [None] * len(parent.shape))
+            slots[place.plan] = g
+        else:
+            if g.__class__ is list:
+                g = _fill(place, g, create_graph)
+            for counter, count in place.versions:
+                if counter[0] != count:
+                    _refuse_changed(place)
+            for name, parent, answer in place.op.contributions(place, g, create_graph, leading):
+                if answer is None:
+                    continue
+                if answer.shape != parent.shape or answer.dtype != parent.dtype:
+                    answer = _mend(answer, parent, place.op, name)
+                if place.trace is not None:
+                    _check_finite(place, name, answer)
+                before = pending.get(parent)
+                if before is None:
+                    pending[parent] = answer
+                elif parent in owned:
+                    before += answer
+                    pending[parent] = before
+                else:
+                    pending[parent] = before + answer
+                    if not create_graph:  # a fresh array: ours to write into from now on
+                        owned.add(parent)
+        if not retain_graph:
+            place.saved, place.parents = None, ()
+    return collected
+
+
+def _refuse_changed(node: Node) -> None:
+    raise GradientError(
+        f"{node.op.__name__}: an input was changed in place (assign_, an optimiser's step or "
+        "loading) between forward and backward; run backward first, or forward again"
+    )
+
+
+def _fill(node: Node, slots: list, create_graph: bool) -> tuple:
+    """The gradients of an op's outputs, zeros for those that got none."""
+    known = next(slot for slot in slots if slot is not None)
+    xp = backend.namespace(unwrap(known))
+    zeros = (
+        xp.zeros(shape, dtype if dtype.kind == "f" else known.dtype)
+        for shape, dtype in zip(node.shape, node.dtype, strict=True)
+    )
+    if create_graph:
+        zeros = (wrap(zero, None, None) for zero in zeros)
+    return tuple(zero if slot is None else slot for slot, zero in zip(slots, zeros, strict=True))
+
+
+def _mend(answer: Any, parent: Place, op: Any, name: str) -> Any:
+    """A rule's answer in the shape and dtype of the argument: un-broadcast and cast."""
+    from minidl.ops.shape import unbroadcast
+
+    try:
+        answer = unbroadcast(answer, parent.shape)
+    except ShapeError as error:
+        raise GradientError(
+            f"{op.__name__}: the rule of {name} gave a gradient of shape {answer.shape} for an "
+            f"argument of shape {parent.shape}, which broadcasting cannot have made; {error}"
+        ) from error
+    return answer if answer.dtype == parent.dtype else answer.astype(parent.dtype)
+
+
+def _check_finite(node: Node, name: str, contribution: Any) -> None:
+    data = unwrap(contribution)
+    if not bool(backend.namespace(data).isfinite(data).all()):
+        raise GradientError(
+            f"{node.op.__name__}: its gradient of {name} is not finite; the op was called at\n"
+            f"{node.trace}"
+        )
+
+
+def _run_hooks(place: Place, g: Any) -> Any:
+    for hook in tuple(place.hooks or ()):
+        replaced = hook(g if isinstance(g, Tensor) else wrap(g, None, None))
+        if replaced is not None:
+            if replaced.shape != place.shape:
+                raise ShapeError(
+                    f"hook: expected a gradient of shape {place.shape}, got {replaced.shape}"
+                )
+            g = replaced if isinstance(g, Tensor) else unwrap(replaced)
+    return g
+
+
+def _replay(
+    function: Callable, args: Sequence, places: Sequence, g: Any, create_graph: bool
+) -> dict[Place, Any]:
+    """Gradients of `function(*args)` weighted by `g`, at `places` and no further back."""
+    with enable_grad():
+        outputs = function(*args)
+    several = isinstance(outputs, (tuple, list))
+    pairs = zip(outputs, g, strict=True) if several else [(outputs, g)]
+    seeds: dict[Place, Any] = {}
+    for out, cotangent in pairs:
+        if isinstance(out, Tensor) and out._node is not None:
+            before = seeds.get(out._node)
+            seeds[out._node] = cotangent if before is None else before + cotangent
+    wanted = {place for place in places if place is not None}
+    with enable_grad():
+        found = _propagate(seeds, wanted, create_graph, create_graph, boundary=True)
+    return {place: gradient for place, (gradient, _) in found.items()}
+
+
+def differentiate_definition(node: Node, g: Any) -> list[tuple[str, Place, Any]]:
+    """The gradients of an array-only op by its readable composition, for create_graph."""
+    op = node.op
+    values = dict(zip(node.plan.names, node.saved, strict=True))
+    args = [values[name] for name in op.names]
+    if op.variadic:
+        definition = partial(op.definition, **dict(zip(op.names[1:], args[1:], strict=True)))
+        args = list(args[0])
+    else:
+        definition = op.definition
+    with replay():
+        found = _replay(definition, args, node.parents, g, True)
+    names = op.names[:1] * len(node.parents) if op.variadic else op.differentiable
+    results = []
+    for name, parent in zip(names, node.parents, strict=True):
+        if parent in found:  # an argument given twice gets its whole gradient once
+            results.append((name, parent, found.pop(parent)))
+    return results
+
+
+_deposit_lock = threading.Lock()
+
+
+def _deposit(leaf: Leaf, g: backend.Array, own: bool) -> None:
+    """Add `g` to the leaf's gradient: in its optimiser's buffer, where it has one."""
+    before, buffer = leaf.grad, leaf.buffer
+    if buffer is not None:
+        if before is not None and before._data is buffer:
+            buffer += g
+            before._touch()
+            return
+        buffer[...] = g if before is None else g + before._data
+        leaf.grad = wrap(buffer, None, [0])
+    elif before is None:
+        leaf.grad = wrap(g if own else _copy(g), None, [0])
+    else:
+        leaf.grad = wrap(before._data + g, None, [0])
+
+
+def _copy(g: backend.Array) -> backend.Array:
+    return backend.namespace(g).array(g)
+
+
+def _backward(self: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
+    """Add the gradient of this tensor to `.grad` of every leaf that it depends on.
+
+    gradient: the weight of each entry, of this tensor's shape; needless for one element.
+    retain_graph: keep what the graph saved, for another pass.
+    Raises GradientError through a freed graph or a changed input.
+    """
+    if self._node is None:
+        raise GradientError(
+            "backward: the tensor does not depend on one made with requires_grad=True"
+        )
+    g = _seed(self, gradient, "backward")
+    for leaf, (value, own) in _propagate({self._node: g._data}, None, False, retain_graph).items():
+        with _deposit_lock:
+            _deposit(leaf, value, own)  # type: ignore[arg-type]
+
+
+Tensor.backward = _backward  # type: ignore[attr-defined]
+
+
+def _seed(output: Tensor, gradient: Any, who: str) -> Tensor:
+    if gradient is None:
+        if output.size != 1:
+            raise GradientError(
+                f"{who}: expected an output of one element, got shape {output.shape}; reduce it "
+                "(.sum(), .mean()) or give its gradient"
+            )
+        return wrap(backend.namespace(output._data).ones_like(output._data), None, None)
+    if not isinstance(gradient, Tensor):
+        gradient = Tensor(gradient, dtype=output.dtype, device=output.device)
+    if gradient.shape != output.shape:
+        raise ShapeError(
+            f"{who}: expected a gradient of shape {output.shape}, got {gradient.shape}"
+        )
+    if gradient.dtype != output.dtype:
+        gradient = gradient.astype(output.dtype)
+    return gradient
+
+
+# --- Differential operators -----------------------------------------------------------------------
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Any = None,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+    allow_unused: bool = False,
+) -> list:
+    """The gradients of the sum of `outputs` (weighted by `grad_outputs`), one for each input.
+
+    create_graph: record the gradients themselves, so that they can be differentiated.
+    retain_graph: keep the graph for another pass (default: as create_graph).
+    allow_unused: None for an input that no output depends on, instead of GradientError.
+    Never touches `.grad`.
+    """
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if grad_outputs is None or isinstance(grad_outputs, Tensor) or backend.is_array(grad_outputs):
+        grad_outputs = [grad_outputs]
+    if len(grad_outputs) != len(outputs):
+        if grad_outputs != [None]:
+            raise ShapeError(
+                f"grad: grad_outputs: expected {len(outputs)}, one an output, got "
+                f"{len(grad_outputs)}"
+            )
+        grad_outputs = [None] * len(outputs)
+    for i, x in enumerate(inputs):
+        if not isinstance(x, Tensor) or x._node is None:
+            raise GradientError(
+                f"grad: inputs[{i}] does not require a gradient; make it with requires_grad=True"
+            )
+    retain = create_graph if retain_graph is None else retain_graph
+    with enable_grad():  # for create_graph; rules on bare arrays record nothing anyway
+        seeds: dict[Place, Any] = {}
+        for output, weight in zip(outputs, grad_outputs, strict=True):
+            seed = _seed(output, weight, "grad")
+            if output._node is not None:
+                g = seed if create_graph else seed._data
+                before = seeds.get(output._node)
+                seeds[output._node] = g if before is None else before + g
+        wanted = {x._node for x in inputs}
+        found = _propagate(seeds, wanted, create_graph, retain)
+    return [_result(i, x, found, create_graph, allow_unused) for i, x in enumerate(inputs)]
+
+
+def _result(i: int, x: Tensor, found: dict, create_graph: bool, allow_unused: bool) -> Any:
+    if x._node not in found:
+        if allow_unused:
+            return None
+        raise GradientError(
+            f"grad: no output depends on inputs[{i}]; pass allow_unused=True to get None for it"
+        )
+    gradient, _ = found[x._node]
+    return gradient if create_graph else wrap(_copy(gradient), None, None)
+
+
+def _variables(xs: Sequence) -> list[Tensor]:
+    """Tensors of their own graph places, joined to the graph of those that had one."""
+    joined = []
+    for x in xs:
+        if isinstance(x, Tensor) and x._node is not None and is_recording():
+            joined.append(_identity(x))
+        else:
+            new = wrap(x._data, None, x._version) if isinstance(x, Tensor) else Tensor(x)
+            new.requires_grad = True
+            joined.append(new)
+    return joined
+
+
+def _gradients(ys: Sequence, xs: Sequence, weights: Sequence, create_graph: bool) -> list[Tensor]:
+    """As `grad`, the graph kept, zeros where an output does not depend on an input."""
+    pairs = [(y, w) for y, w in zip(ys, weights, strict=True) if y._node is not None]
+    found: list = [None] * len(xs)
+    if pairs:
+        outputs, chosen = zip(*pairs, strict=True)
+        found = grad(list(outputs), xs, list(chosen), create_graph, True, allow_unused=True)
+    return [
+        wrap(backend.namespace(x._data).zeros_like(x._data), None, None) if g is None else g
+        for g, x in zip(found, xs, strict=True)
+    ]
+
+
+def _tracked(*values: Any) -> bool:
+    """True where something differentiable may depend on the result."""
+    return is_recording() and any(isinstance(v, Tensor) and v._node is not None for v in values)
+
+
+def _as_list(value: Any) -> list:
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable]:
+    """(f(*xs), pullback): pullback(v) gives, as a tuple, the product of v and f's Jacobian by each
+    of `xs`; it may be called again, and is itself differentiable in v."""
+    with enable_grad():
+        inputs = _variables(xs)
+        outputs = f(*inputs)
+
+    def pullback(*weights: Any) -> tuple[Tensor, ...]:
+        if len(weights) == 1 and isinstance(weights[0], (tuple, list)):
+            weights = tuple(weights[0])
+        return tuple(_gradients(_as_list(outputs), inputs, weights, _tracked(*weights, *xs)))
+
+    return outputs, pullback
+
+
+def jvp(f: Callable, xs: Any, vs: Any) -> tuple[Any, Any]:
+    """(f(*xs), the derivative of f at `xs` along `vs`), by two reverse passes: the pullback is
+    linear in its argument, and its own pullback is the derivative wanted."""
+    with enable_grad():
+        inputs = _variables(_as_list(xs))
+        outputs = f(*inputs)
+        listed = _as_list(outputs)
+        dummies = [Tensor(np.zeros(y.shape), True, y.dtype, y.device) for y in listed]
+        pulled = _gradients(listed, inputs, dummies, create_graph=True)
+        tangents = [_seed(x, v, "jvp") for x, v in zip(inputs, _as_list(vs), strict=True)]
+        pushed = _gradients(pulled, dummies, tangents, _tracked(*_as_list(xs), *tangents))
+    return outputs, type(outputs)(pushed) if isinstance(outputs, (tuple, list)) else pushed[0]
+
+
+def hvp(f: Callable, x: Any, v: Any) -> Any:
+    """The Hessian of the scalar function `f` at `x`, times `v`; lists of both for several."""
+    with enable_grad():
+        inputs = _variables(_as_list(x))
+        first = _gradients([f(*inputs)], inputs, [None], create_graph=True)
+        weights = [_seed(g, w, "hvp") for g, w in zip(first, _as_list(v), strict=True)]
+        second = _gradients(first, inputs, weights, _tracked(*_as_list(x), *weights))
+    return second if isinstance(x, (tuple, list)) else second[0]
+
+
+def _rows(y: Tensor, x: Tensor) -> Tensor:
+    """The Jacobian of y by x, of shape y.shape + x.shape, one backward pass a row."""
+    xp = backend.namespace(y._data)
+    basis = xp.eye(y.size, dtype=y.dtype).reshape((y.size, *y.shape))
+    rows = [_gradients([y], [x], [wrap(unit, None, None)], False)[0]._data for unit in basis]
+    stacked = xp.stack(rows) if rows else xp.zeros((0, *x.shape), x.dtype)
+    return wrap(stacked.reshape(y.shape + x.shape), None, None)
+
+
+def jacobian(f: Callable, x: Any) -> Tensor:
+    """The Jacobian of `f` at `x`, of shape f(x).shape + x.shape."""
+    with enable_grad():
+        (variable,) = _variables([x])
+        return _rows(f(variable), variable)
+
+
+def hessian(f: Callable, x: Any) -> Tensor:
+    """The Hessian of the scalar function `f` at `x`, of shape x.shape + x.shape."""
+    with enable_grad():
+        (variable,) = _variables([x])
+        (first,) = _gradients([f(variable)], [variable], [None], create_graph=True)
+        return _rows(first, variable)
+
+
+# --- Ops of the engine's own ----------------------------------------------------------------------
+
+
+@primitive(view=True)
+def _identity(x):
+    return x
+
+
+_identity.defvjp(x=lambda g: g)
+
+
+def stop_gradient(x: Any) -> Any:
+    """`x` as a constant: no gradient flows through it."""
+    return x.detach() if isinstance(x, Tensor) else x
+
+
+@primitive(view=True)
+def transfer(x, device, source=None):
+    """`x` on another device; its gradient comes back to the device `source`."""
+    return backend.to_device(x, device)
+
+
+transfer.defvjp(x=lambda g, source: transfer(g, source))
+
+
+def _to(self: Tensor, device: str) -> Tensor:
+    """This tensor on `device`, differentiably; itself when it is there."""
+    return self if self.device == device else transfer(self, device, self.device)
+
+
+Tensor.to = _to  # type: ignore[attr-defined]
+
+
+class _Recomputed:
+    """Stands where a Primitive does in the node of `recompute`: its derivative runs f again."""
+
+    __name__ = "recompute"
+
+    def __init__(self, function: Callable, args: Sequence, state: dict) -> None:
+        self.function, self.args, self.state = function, args, state
+
+    def contributions(
+        self, node: Node, g: Any, create_graph: bool = False, leading: set | None = None
+    ) -> list[tuple[str, Place, Any]]:
+        with replay(self.state):
+            found = _replay(self.function, self.args, node.parents, g, create_graph)
+        return [
+            ("inputs", place, gradient)
+            for place, gradient in found.items()
+            if leading is None or place in leading
+        ]
+
+
+def recompute(f: Callable, *xs: Any) -> Any:
+    """f(*xs), keeping nothing that f computes: backward runs f again (time for memory).
+
+    `f` may use tensors other than `xs`, such as a layer's parameters: they are found and get their
+    gradients. Random draws are repeated as they were, layers' buffers are updated once.
+    """
+    if not is_recording():
+        return f(*xs)
+    state, start = random.generator().state(), Node(None, 0, (), (), (), (), None).order
+    outputs = f(*xs)
+    listed = _as_list(outputs)
+    outer, versions, stack = [], (), [y._node for y in listed if y._node is not None]
+    seen = set(stack)
+    while stack:  # what f took from outside: leaves, and nodes older than the call
+        place = stack.pop()
+        if place.order < start:
+            outer.append(place)
+            continue
+        versions += place.versions
+        for parent in place.parents:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    if not outer:
+        return outputs
+    arrays = tuple(y._data for y in listed)
+    node = Node(_Recomputed(f, xs, state), None, tuple(outer), (), versions, None, None)
+    if isinstance(outputs, (tuple, list)):
+        node.shape, node.dtype = tuple(a.shape for a in arrays), tuple(a.dtype for a in arrays)
+        return type(outputs)(outputs_of(node, arrays))
+    node.shape, node.dtype = arrays[0].shape, arrays[0].dtype
+    return wrap(arrays[0], node, outputs._version)

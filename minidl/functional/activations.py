@@ -1,0 +1,35 @@
+"""Activations by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from minidl import ops
+
+_NAMES = (
+    "elu", "exp", "gelu", "leaky_relu", "log_softmax", "relu", "sigmoid", "silu", "softmax",
+    "softplus", "tanh",
+)  # fmt: skip
+_SYNONYMS = {"swish": "silu"}
+
+
+def linear(x: Any) -> Any:
+    """`x` itself."""
+    return x
+
+
+def activation(identifier: str | Callable | None) -> Callable:
+    """The function of a name ("relu", "tanh", "softmax" over the last axis, ...).
+
+    None and "linear" give the identity, functions pass. Raises ValueError for an unknown name.
+    """
+    if identifier is None or identifier == "linear":
+        return linear
+    if callable(identifier):
+        return identifier
+    name = _SYNONYMS.get(identifier, identifier)
+    if name not in _NAMES:
+        known = ", ".join(sorted((*_NAMES, *_SYNONYMS, "linear")))
+        raise ValueError(f"activation {identifier!r} is unknown; expected one of {known}")
+    return getattr(ops, name)

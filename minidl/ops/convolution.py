@@ -1,0 +1,359 @@
+"""Convolution along time, channels last.
+
+Three ops, closed under differentiation: the convolution, its gradient for the input, and its gradient
+for the kernel. Each is bilinear, and the derivative of each is the other two, so that a gradient of
+any order runs at full speed. `conv1d_definition` says the same readably, and is the tests' oracle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minidl.autodiff import Draw, call, primitive, samples
+from minidl.backend import in_two, namespace
+from minidl.errors import ShapeError
+from minidl.ops.activations import relu
+from minidl.ops.joining import concatenate, pad
+from minidl.ops.products import SPLIT, matmul
+from minidl.ops.shape import broadcast_to, count_of, shape_of
+
+__all__ = ["conv1d"]
+
+BLOCK = 1 << 20  # bytes of the buffer that holds some items' windows: within a core's cache
+
+
+def conv1d(
+    x: Any,
+    kernel: Any,
+    bias: Any = None,
+    stride: int = 1,
+    padding: str | int | tuple[int, int] = "valid",
+    dilation: int = 1,
+    groups: int = 1,
+    activation: str | None = None,
+) -> Any:
+    """Convolve `x` (batch, time, channels) with `kernel` (size, channels // groups, filters).
+
+    out[b, t, f] = bias[f] + sum over tap and c of x[b, t * stride + tap * dilation, c] *
+    kernel[tap, c, f], as (batch, out_time, filters). `padding` puts zeros around the time axis:
+    "valid" none, "same" for out_time = ceil(time / stride) with the odd one on the right as in
+    Keras, "causal" on the left only, n on both sides, or (left, right). Of several `groups`, each
+    has its own equal share of channels and of filters. `activation` "relu" costs less than one
+    applied afterwards. Raises ShapeError when the shapes do not fit, ValueError for an unknown
+    padding or activation.
+    """
+    if activation not in (None, "relu"):
+        raise ValueError(
+            f"conv1d: activation: expected None or 'relu', got {activation!r}; apply others to the "
+            "result"
+        )
+    _check(shape_of(x), shape_of(kernel), None if bias is None else shape_of(bias), groups)
+    for name, value in (("stride", stride), ("dilation", dilation)):
+        if count_of("conv1d", name, value) == 0:
+            raise ShapeError(f"conv1d: {name}: expected 1 or more, got 0; use 1")
+    time, size = shape_of(x)[1], shape_of(kernel)[0]
+    widths = _widths(padding, time, size, stride, dilation)
+    if 0 < time < dilation * (size - 1) + 1 - sum(widths):
+        raise ShapeError(
+            f"conv1d: x: expected at least {dilation * (size - 1) + 1} steps for a kernel of size "
+            f"{size} and dilation {dilation}, got {time} and padding {widths}; pad x or use "
+            "padding='same'"
+        )
+    op = _conv1d_relu if activation == "relu" else _conv1d
+    return op(x, kernel, bias, Geometry(stride, *widths, dilation, groups))
+
+
+def _check(x: tuple, kernel: tuple, bias: tuple | None, groups: int) -> None:
+    if len(x) != 3:
+        raise ShapeError(
+            f"conv1d: x: expected (batch, time, channels), got {x}; use x[None] for one item, "
+            "x[..., None] for one channel"
+        )
+    if len(kernel) != 3 or kernel[0] == 0:
+        raise ShapeError(
+            f"conv1d: kernel: expected (size, channels // groups, filters) with size 1 or more, got "
+            f"{kernel}; give kernel three such axes"
+        )
+    if groups < 1 or x[2] % groups or kernel[2] % groups:
+        raise ShapeError(
+            f"conv1d: groups: expected a divisor of {x[2]} channels and {kernel[2]} filters, got "
+            f"{groups}; use 1"
+        )
+    if kernel[1] != x[2] // groups:
+        raise ShapeError(
+            f"conv1d: kernel: expected shape ({kernel[0]}, {x[2] // groups}, {kernel[2]}), got "
+            f"{kernel}; make kernel.shape[1] equal x.shape[2] // groups"
+        )
+    if bias is not None and bias != kernel[2:]:
+        raise ShapeError(
+            f"conv1d: bias: expected shape {kernel[2:]}, got {bias}; make bias.shape[0] equal "
+            "kernel.shape[2]"
+        )
+
+
+def _widths(padding: Any, time: int, size: int, stride: int, dilation: int) -> tuple[int, int]:
+    """`padding` as zeros on the left and on the right."""
+    reach = dilation * (size - 1)
+    if isinstance(padding, str):
+        if padding == "valid":
+            return 0, 0
+        if padding == "causal":
+            return reach, 0
+        if padding == "same":
+            total = max((-(-time // stride) - 1) * stride + reach + 1 - time, 0)
+            return total // 2, total - total // 2
+        raise ValueError(
+            f"conv1d: padding: expected 'valid', 'same', 'causal', an integer or (left, right), got "
+            f"{padding!r}; use one of them"
+        )
+    left, right = padding if isinstance(padding, (tuple, list)) else (padding, padding)
+    return count_of("conv1d", "padding", left), count_of("conv1d", "padding", right)
+
+
+@samples(conv1d)
+def _(draw: Draw):
+    groups, size, time = draw.integer(1, 2), draw.integer(1, 3), draw.integer(3, 6)
+    channels, filters = groups * draw.integer(1, 2), groups * draw.integer(1, 2)
+    batch = draw.shape(min_dims=1, max_dims=1, max_side=3)[0]
+    activation = draw.choice([None, "relu"])
+    gap = 0.0 if activation is None else 4.0  # a bias that the rest, of 3.6 at most, cannot undo
+    x = draw.array((batch, time, channels), low=-1.0, high=1.0)
+    kernel = draw.array((size, channels // groups, filters), low=-0.3, high=0.3)
+    bias = draw.array((filters,), low=-5.0, high=5.0, away=(0,), gap=gap)
+    return call(
+        x,
+        kernel,
+        bias if gap or draw.boolean() else None,
+        stride=draw.integer(1, 3),
+        padding=draw.choice(["valid", "same", "causal", 3, (0, 2), (5, 1)]),
+        dilation=draw.integer(1, 2) if size < 3 else 1,
+        groups=groups,
+        activation=activation,
+    )
+
+
+def conv1d_definition(
+    x: Any,
+    kernel: Any,
+    bias: Any = None,
+    stride: int = 1,
+    padding: Any = "valid",
+    dilation: int = 1,
+    groups: int = 1,
+    activation: str | None = None,
+) -> Any:
+    """conv1d as it is defined: for each tap, the steps that it meets times its matrix; summed."""
+    size, channels, filters = shape_of(kernel)
+    left, right = _widths(padding, shape_of(x)[1], size, stride, dilation)
+    x = pad(x, ((0, 0), (left, right), (0, 0)))
+    steps = shape_of(x)[1] - dilation * (size - 1)
+    parts = []
+    for group in range(groups):
+        ins = slice(group * channels, (group + 1) * channels)
+        outs = slice(group * filters // groups, (group + 1) * filters // groups)
+        taps = range(size)
+        parts.append(
+            sum(
+                matmul(x[:, t * dilation : t * dilation + steps : stride, ins], kernel[t, :, outs])
+                for t in taps
+            )
+        )
+    out = concatenate(parts, axis=-1)
+    out = out if bias is None else out + bias
+    return relu(out) if activation == "relu" else out
+
+
+# --- Windows as the rows of a matrix --------------------------------------------------------------
+
+
+class Geometry(NamedTuple):
+    """How outputs meet inputs; `left` and `right` are widths of padding."""
+
+    stride: int
+    left: int
+    right: int
+    dilation: int
+    groups: int
+
+
+def _matrices(kernel: Any, groups: int) -> Any:
+    """The kernel as one matrix a group: (groups, size * channels // groups, filters // groups)."""
+    size, channels, filters = kernel.shape
+    return kernel.reshape(size * channels, groups, filters // groups).transpose(1, 0, 2)
+
+
+def _by_group(x: Any, groups: int) -> Any:
+    """(batch, time, channels) as (groups, batch * time, channels // groups), a view if it can be."""
+    batch, time, channels = x.shape
+    return x.reshape(batch * time, groups, channels // groups).transpose(1, 0, 2)
+
+
+def _columns(x: Any, steps: int, size: int, geometry: Geometry, start: int, stop: int) -> Iterator:
+    """The windows that `steps` outputs see, as (groups, rows, size * channels // groups).
+
+    Goes through the items `start` to `stop` of `x` in blocks, giving (items, windows) for each; all
+    blocks share one buffer. On NumPy a block fits the cache; elsewhere it is everything: few calls.
+    """
+    xp, (time, channels) = namespace(x), x.shape[1:]
+    stride, left, right, _, groups = geometry
+    count = max(stop - start, 1)
+    if xp is np:
+        item = steps * size * channels * x.dtype.itemsize
+        count = min(count, max(BLOCK // max(item, 1), 1))
+    padded = xp.zeros((count, left + time + right, channels), x.dtype) if left or right else None
+    direct = size == stride == groups == 1  # a row of x is a window
+    shape = (groups, count, steps, size, channels // groups)
+    buffer = None if direct else xp.empty(shape, x.dtype)
+    for first in range(start, stop, count):
+        block = x[first : min(first + count, stop)]
+        items = block.shape[0]
+        if padded is not None:
+            padded[:items, left : left + time] = block
+            block = padded[:items]
+        if buffer is not None:
+            windows = _windows(block, steps, size, geometry)
+            windows = windows.reshape(items, steps, size, groups, channels // groups)
+            buffer[:, :items] = windows.transpose(3, 0, 1, 2, 4)
+            block = buffer[:, :items]
+        rows = block.reshape(groups, items * steps, size * (channels // groups))
+        yield slice(first, first + items), rows
+
+
+def _windows(x: Any, steps: int, size: int, geometry: Geometry) -> Any:
+    """x[b, t * stride + tap * dilation, c] as a view (batch, steps, size, channels)."""
+    batch, time, channel = x.strides
+    return namespace(x).lib.stride_tricks.as_strided(
+        x,
+        (x.shape[0], steps, size, x.shape[2]),
+        (batch, time * geometry.stride, time * geometry.dilation, channel),
+    )
+
+
+def _over_batch(work: Callable[[int, int], Any], x: Any, products: int) -> list:
+    """The results of `work(start, stop)` over the batch of `x`: in two halves, where that pays."""
+    batch = x.shape[0]
+    if namespace(x) is not np or batch < 2 or products < SPLIT:
+        return [work(0, batch)]
+    half = (batch + 1) // 2
+    return list(in_two(lambda: work(0, half), lambda: work(half, batch)))
+
+
+# --- The three ops --------------------------------------------------------------------------------
+
+
+def _convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool = False) -> Any:
+    """One matrix product a block of windows; bias and relu while the block is in cache."""
+    xp, (size, channels, filters) = namespace(x), kernel.shape
+    stride, left, right, dilation, groups = geometry
+    steps = max((left + x.shape[1] + right - dilation * (size - 1) - 1) // stride + 1, 0)
+    out = xp.empty((x.shape[0], steps, filters), np.result_type(x.dtype, kernel.dtype))
+    matrices = _matrices(kernel, groups)
+
+    def work(start: int, stop: int) -> None:
+        for items, columns in _columns(x, steps, size, geometry, start, stop):
+            block = out[items]
+            xp.matmul(columns, matrices, out=_by_group(block, groups))
+            if bias is not None:
+                block += bias
+            if positive:
+                xp.maximum(block, 0, out=block)
+
+    _over_batch(work, x, out.size * size * channels)
+    return out
+
+
+@primitive
+def _conv1d(x, kernel, bias, geometry):
+    return _convolve(x, kernel, bias, geometry)
+
+
+@primitive
+def _conv1d_relu(x, kernel, bias, geometry):
+    return _convolve(x, kernel, bias, geometry, positive=True)
+
+
+@primitive
+def _input_gradient(y, kernel, time, geometry):
+    """What `y`, of the output's shape, gives to each of the input's `time` steps."""
+    stride, left, right, dilation, groups = geometry
+    if stride > 1 or time == 0:
+        return _scatter(y, kernel, time, geometry)
+    # Each step gathers: a convolution of y with the kernel reversed and transposed. Where padding
+    # is wider than the kernel reaches, the ends of y met nothing but zeros.
+    size, channels, filters = kernel.shape
+    reverse = kernel[::-1].reshape(size, channels, groups, filters // groups)
+    reverse = reverse.transpose(0, 3, 2, 1).reshape(size, filters // groups, groups * channels)
+    left, right = dilation * (size - 1) - left, dilation * (size - 1) - right
+    y = y[:, max(-left, 0) : y.shape[1] - max(-right, 0)]
+    return _convolve(y, reverse, None, Geometry(1, max(left, 0), max(right, 0), dilation, groups))
+
+
+def _scatter(y: Any, kernel: Any, time: int, geometry: Geometry) -> Any:
+    """`_input_gradient` for any stride: one product, then one addition a tap."""
+    xp, (size, channels, _), (batch, steps, _) = namespace(y), kernel.shape, y.shape
+    stride, left, right, dilation, groups = geometry
+    spread = xp.matmul(_by_group(y, groups), _matrices(kernel, groups).swapaxes(1, 2))
+    spread = spread.reshape(groups, batch, steps, size, channels).transpose(1, 2, 3, 0, 4)
+    spread = spread.reshape(batch, steps, size, groups * channels)
+    out = xp.zeros((batch, left + time + right, groups * channels), spread.dtype)
+    for tap in range(size):
+        first = tap * dilation
+        out[:, first : first + steps * stride : stride] += spread[:, :, tap]
+    return out[:, left : left + time]
+
+
+@primitive
+def _kernel_gradient(x, y, size, geometry):
+    """What `y`, of the output's shape, gives to the kernel."""
+    xp, groups = namespace(x), geometry.groups
+    steps, filters = y.shape[1:]
+    channels = x.shape[2] // groups
+    dtype = np.result_type(x.dtype, y.dtype)
+
+    def work(start: int, stop: int) -> Any:
+        total = xp.zeros((groups, size * channels, filters // groups), dtype)
+        part = xp.empty_like(total)
+        for items, columns in _columns(x, steps, size, geometry, start, stop):
+            xp.matmul(columns.swapaxes(1, 2), _by_group(y[items], groups), out=part)
+            total += part
+        return total
+
+    first, *second = _over_batch(work, x, y.size * size * channels)
+    total = first + second[0] if second else first
+    return total.transpose(1, 0, 2).reshape(size, channels, filters)
+
+
+@primitive
+def _sum_steps(x):
+    """The sum over batch and time, as a product with ones: faster than sum."""
+    xp, rows = namespace(x), x.shape[0] * x.shape[1]
+    return xp.matmul(xp.ones(rows, x.dtype), x.reshape(rows, x.shape[2]))
+
+
+def _conv1d_relu_vjp(g, x, kernel, out, geometry, needs):
+    g = g * (out > 0)
+    return (
+        _input_gradient(g, kernel, x.shape[1], geometry) if needs[0] else None,
+        _kernel_gradient(x, g, kernel.shape[0], geometry) if needs[1] else None,
+        _sum_steps(g) if needs[2] else None,
+    )
+
+
+_conv1d.defvjp(
+    x=lambda g, kernel, x_shape, geometry: _input_gradient(g, kernel, x_shape[1], geometry),
+    kernel=lambda g, x, kernel_shape, geometry: _kernel_gradient(x, g, kernel_shape[0], geometry),
+    bias=lambda g: _sum_steps(g),
+)
+_conv1d_relu.defvjp(joint=_conv1d_relu_vjp, of=("x", "kernel", "bias"))
+_input_gradient.defvjp(
+    y=lambda g, kernel, geometry: _conv1d(g, kernel, None, geometry),
+    kernel=lambda g, y, kernel_shape, geometry: _kernel_gradient(g, y, kernel_shape[0], geometry),
+)
+_kernel_gradient.defvjp(
+    x=lambda g, y, x_shape, geometry: _input_gradient(y, g, x_shape[1], geometry),
+    y=lambda g, x, geometry: _conv1d(x, g, None, geometry),
+)
+_sum_steps.defvjp(x=lambda g, x_shape: broadcast_to(g, x_shape))

@@ -1,0 +1,482 @@
+"""Primitives: ops with a derivative rule for each argument, and how their calls are recorded.
+
+A primitive is a plain function on arrays. Called with Tensors it computes on their arrays and
+records a Node that keeps what the rules name; called with arrays it just computes. The rules are
+written with ops, so they work on arrays and on Tensors alike (see autodiff.py).
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial, update_wrapper
+from typing import Any
+
+import numpy as np
+
+from minidl import backend, random
+from minidl.errors import DeviceError, GradientError
+from minidl.graph import Leaf, Node, Tensor, unwrap, wrap
+
+Place = Node | Leaf
+_OFF, _ON, _TRACED = 0, 1, 2
+_recording: contextvars.ContextVar[int] = contextvars.ContextVar("minidl_recording", default=_ON)
+_replaying: contextvars.ContextVar[bool] = contextvars.ContextVar("minidl_replay", default=False)
+_SCALARS = frozenset({float, int, bool})
+
+
+@contextmanager
+def _mode(value: int) -> Iterator[None]:
+    token = _recording.set(value)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def no_grad():
+    """Context (and decorator) in which nothing is recorded."""
+    return _mode(_OFF)
+
+
+def enable_grad():
+    """Context (and decorator) in which ops are recorded, also inside `no_grad`."""
+    return _mode(_ON)
+
+
+def anomaly_mode():
+    """Context that remembers where each op was called: a backward pass through such ops raises
+    GradientError at the first gradient that is not finite, and names that place. Slow."""
+    return _mode(_TRACED)
+
+
+def is_recording() -> bool:
+    """True where ops on tensors that require a gradient are recorded."""
+    return _recording.get() != _OFF
+
+
+def replaying() -> bool:
+    """True inside an extra evaluation (`recompute`, the gradient checker): a layer must then
+    neither update its buffers nor add losses."""
+    return _replaying.get()
+
+
+@contextmanager
+def replay(state: dict | None = None) -> Iterator[None]:
+    """An extra evaluation: draws from `state`, leaves the generator and layers' buffers alone."""
+    token = _replaying.set(True)
+    try:
+        with random.replay(state):
+            yield
+    finally:
+        _replaying.reset(token)
+
+
+# --- Primitives -----------------------------------------------------------------------------------
+
+
+class Rule:
+    """A derivative rule, and the names of what it needs."""
+
+    def __init__(self, function: Callable, primitive: Primitive) -> None:
+        self.function = function
+        self.names = tuple(inspect.signature(function).parameters)
+        if self.names[:1] != ("g",):
+            raise TypeError(f"{primitive.__name__}: a rule's first parameter must be g")
+        for name in self.names[1:]:
+            base = name.removesuffix("_shape").removesuffix("_dtype")
+            if base not in primitive.names and base not in ("out", "kept", "needs"):
+                raise TypeError(
+                    f"{primitive.__name__}: a rule asks for {name!r}; expected out, kept, needs "
+                    f"or one of {', '.join(primitive.names)} (with _shape or _dtype)"
+                )
+
+
+class Plan:
+    """What a call saves, for one set of arguments that need a gradient, and the rules to call then.
+
+    `names` lists what is saved: the arguments at `places`, then the `derived` values. `rules` holds
+    (position of the argument or None for a joint rule, function, what it takes after g).
+    """
+
+    def __init__(self, primitive: Primitive, wanted: int) -> None:
+        rules: list[tuple[int | None, Rule]] = [
+            (position, primitive.rules[name])
+            for position, name in enumerate(primitive.differentiable)
+            if primitive.joint is None and wanted >> position & 1
+        ]
+        if primitive.joint is not None:
+            rules = [(None, primitive.joint)]
+        named = {name for _, rule in rules for name in rule.names}
+        if primitive.definition is not None:  # the composition's path needs every argument
+            named |= set(primitive.names)
+        kept = [name for name in primitive.names if name in named]
+        self.places = tuple(primitive.names.index(name) for name in kept)
+        self.derived = tuple(sorted(named - {"g", "needs", *kept}))
+        self.names = (*kept, *self.derived)
+        self.out = self.names.index("out") if "out" in named else -1
+        self.keeps = "kept" in named
+        at = {name: i for i, name in enumerate((*self.names, "needs"))}
+        self.rules = [
+            (position, rule.function, tuple(at[name] for name in rule.names[1:]))
+            for position, rule in rules
+        ]
+
+
+class Primitive:
+    """An op: a function on arrays (`body`) and its derivative rules. Made by `@primitive`."""
+
+    __name__: str
+
+    def __init__(self, body: Callable, view: bool, floats: bool, residuals: bool) -> None:
+        update_wrapper(self, body)
+        self.body = body
+        self.view = view
+        self.floats = floats
+        self.residuals = residuals
+        parameters = inspect.signature(body).parameters.values()
+        self.names = tuple(p.name for p in parameters)
+        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        self.differentiable: tuple[str, ...] = ()
+        self.rules: dict[str, Rule] = {}
+        self.joint: Rule | None = None
+        self.definition: Callable | None = None
+        self._bits = (0,) * len(self.names)
+        self._pair: tuple[int, int] | None = None  # the positions of two arguments of data
+        self._plans: dict[int, Plan] = {}
+
+    def defvjp(
+        self, joint: Callable | None = None, of: Sequence[str] = (), **rules: Callable
+    ) -> None:
+        """Set the derivative: `argument=rule` for each differentiable one, or `joint=rule` of
+        several. A rule's parameter names say what it needs: `g`, `out`, the op's own arguments,
+        `<argument>_shape`, `<argument>_dtype`, `kept`, and for a joint one `needs`.
+        """
+        self.differentiable = tuple(of or rules or (self.names[:1] if self.variadic else ()))
+        unknown = set(self.differentiable) - set(self.names)
+        if unknown or not self.differentiable:
+            raise TypeError(
+                f"{self.__name__}: defvjp: expected rules for {', '.join(self.names)} "
+                f"(joint=rule, of=(...) for several), got {sorted(unknown)}"
+            )
+        self.joint = None if joint is None else Rule(joint, self)
+        self.rules = {name: Rule(rule, self) for name, rule in rules.items()}
+        self.differentiable = tuple(n for n in self.names if n in self.differentiable)
+        if self.joint is not None and of and tuple(of) != self.differentiable:
+            raise TypeError(f"{self.__name__}: defvjp: of must be in the order of the arguments")
+        self._bits = tuple(
+            1 << self.differentiable.index(n) if n in self.differentiable else 0 for n in self.names
+        )
+        data = [i for i, bit in enumerate(self._bits) if bit]
+        self._pair = (data[0], data[1]) if len(data) == 2 else None
+        self._plans.clear()
+
+    def define(self, composition: Callable) -> Callable:
+        """Set the readable composition of this op: what `create_graph=True` differentiates when
+        the rules work on arrays only."""
+        self.definition = composition
+        self._plans.clear()
+        return composition
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for arg in args:
+            if isinstance(arg, Tensor):
+                return self._apply(args, kwargs)
+        for arg in kwargs.values():
+            if isinstance(arg, Tensor):
+                return self._apply(args, kwargs)
+        try:
+            out = self.body(*args, **kwargs)
+        except TypeError:
+            _refuse_mixed(self, args)
+            raise
+        return out[0] if self.residuals else out
+
+    def __repr__(self) -> str:
+        return f"<primitive {self.__name__}({', '.join(self.names)})>"
+
+    def _bind(self, args: tuple, kwargs: dict) -> list:
+        """The arguments by position, defaults filled in; TypeError as Python's for wrong ones."""
+        if len(args) > len(self.names):
+            inspect.signature(self.body).bind(*args, **kwargs)
+        bound = list(args)
+        for name in self.names[len(args) :]:
+            if name in kwargs:
+                bound.append(kwargs.pop(name))
+            elif name in self.defaults:
+                bound.append(self.defaults[name])
+            else:
+                raise TypeError(f"{self.__name__}: missing argument {name!r}")
+        if kwargs:
+            raise TypeError(f"{self.__name__}: unexpected or repeated argument {min(kwargs)!r}")
+        return bound
+
+    def _apply(self, args: tuple, kwargs: dict) -> Any:
+        """Compute on the Tensors' arrays, and record unless nothing needs a gradient."""
+        if self.variadic:
+            return self._apply_variadic(args, kwargs)
+        if kwargs or len(args) != len(self.names):
+            args = self._bind(args, dict(kwargs))  # type: ignore[assignment]
+        arrays, parents, wanted = [], [], 0
+        for arg, bit in zip(args, self._bits):
+            if isinstance(arg, Tensor):
+                if bit:
+                    node = arg._node
+                    if node is not None:
+                        wanted |= bit
+                    parents.append(node)
+                arrays.append(arg._data)
+            else:
+                if bit:
+                    parents.append(None)
+                arrays.append(arg)
+        if not self._agrees(arrays):
+            args = _agree(self, args, arrays)
+        try:
+            result = self.body(*arrays)
+        except TypeError:
+            _refuse_mixed(self, arrays)
+            raise
+        return self._record(args, parents, wanted, result)
+
+    def _apply_variadic(self, args: tuple, kwargs: dict) -> Any:
+        """As `_apply` for `def op(*arrays, option=...)`: every positional argument is data."""
+        arrays = [unwrap(arg) for arg in args]
+        parents = [arg._node if isinstance(arg, Tensor) else None for arg in args]
+        args = _agree(self, args, arrays)
+        options = [kwargs.get(name, self.defaults.get(name)) for name in self.names[1:]]
+        result = self.body(*arrays, **kwargs)
+        wanted = 1 if any(parent is not None for parent in parents) else 0
+        return self._record([tuple(args), *options], parents, wanted, result)
+
+    def _agrees(self, arrays: list) -> bool:
+        """True in the usual cases, where the data needs no cast and shows no mixed devices."""
+        if self._pair is None:
+            if len(self.differentiable) > 1:
+                return False
+            return not self.floats or getattr(arrays[0], "dtype", _INTEGER).kind == "f"
+        x, y = arrays[self._pair[0]], arrays[self._pair[1]]
+        if x.__class__ in _SCALARS:
+            x, y = y, x
+        dtype = getattr(x, "dtype", _INTEGER)
+        if y.__class__ is x.__class__:
+            return dtype is y.dtype and (dtype.kind == "f" or not self.floats)
+        return y.__class__ in _SCALARS and dtype.kind == "f"
+
+    def _record(self, args: Sequence, parents: list, wanted: int, result: Any) -> Any:
+        """The result as a Tensor, with a node that remembers the call if a gradient is needed."""
+        out, kept = result if self.residuals else (result, None)
+        if out.__class__ is tuple:
+            out = tuple(np.asarray(o) if isinstance(o, np.generic) else o for o in out)
+        elif isinstance(out, np.generic):  # NumPy gives scalars where 0-d arrays belong
+            out = np.asarray(out)
+        version = args[0]._version if self.view and isinstance(args[0], Tensor) else None
+        mode = _recording.get() if wanted else _OFF
+        if mode == _OFF:
+            if out.__class__ is tuple:
+                return tuple(wrap(o, None, None) for o in out)
+            return wrap(out, None, version)
+        plan = self._plans.get(wanted)
+        if plan is None:
+            plan = self._plans[wanted] = Plan(self, wanted)
+        saved, versions = [], ()
+        for place in plan.places:
+            value = args[place]
+            if isinstance(value, Tensor):
+                if value._version is not None:
+                    versions += ((value._version, value._version[0]),)  # type: ignore[assignment]
+            else:
+                value, versions = _safe(value, versions)
+            saved.append(value)
+        for name in plan.derived:
+            saved.append(out if name == "out" else _derived(self, name, args, out, kept))
+        trace = "".join(traceback.format_stack(limit=8)[:-3]) if mode == _TRACED else None
+        if out.__class__ is tuple:
+            shapes, dtypes = tuple(o.shape for o in out), tuple(o.dtype for o in out)
+            node = Node(self, plan, parents, saved, versions, shapes, dtypes, trace)
+            return outputs_of(node, out)
+        if out.dtype.kind != "f":
+            return wrap(out, None, version)
+        node = Node(self, plan, parents, saved, versions, out.shape, out.dtype, trace)
+        return wrap(out, node, version)
+
+    def contributions(
+        self, node: Node, g: Any, create_graph: bool = False, leading: set | None = None
+    ) -> list[tuple[str, Place, Any]]:
+        """(argument, parent, what its rule returned) for each parent that wants a gradient, before
+        the engine mends anything: what the gradient checker looks at."""
+        if create_graph:
+            if self.definition is not None:
+                return _differentiate_definition(node, g)
+            values = self._tensors(node)
+        else:
+            values = [v._data if isinstance(v, Tensor) else v for v in node.saved]
+        parents = node.parents
+        if self.variadic or self.joint is not None:
+            return self._jointly(node, g, values, create_graph, leading)
+        results = []
+        for position, function, picks in node.plan.rules:
+            parent = parents[position]
+            if leading is None or parent in leading:
+                answer = function(g, *[values[i] for i in picks]) if picks else function(g)
+                results.append((self.differentiable[position], parent, answer))
+        return results
+
+    def _jointly(
+        self, node: Node, g: Any, values: list, create_graph: bool, leading: set | None
+    ) -> list[tuple[str, Place, Any]]:
+        """As `contributions`, by the one rule for all arguments."""
+        ((_, function, picks),) = node.plan.rules
+        parents = node.parents
+        names: Sequence[str] = self.differentiable
+        if self.variadic:
+            names = self.names[:1] * len(parents)
+            if not create_graph:
+                values = [tuple(map(unwrap, v)) if isinstance(v, tuple) else v for v in values]
+        needs = tuple(p is not None and (leading is None or p in leading) for p in parents)
+        values = [*values, needs]
+        answers = function(g, *[values[i] for i in picks])
+        served = zip(names, parents, answers, needs, strict=True)
+        return [(name, parent, answer) for name, parent, answer, need in served if need]
+
+    def _tensors(self, node: Node) -> list:
+        """What the node saved, for create_graph: Tensors, in their places in the graph."""
+        plan, values = node.plan, list(node.saved)
+        if plan.keeps:
+            raise GradientError(
+                f"{self.__name__}: no gradient of its gradient: the rule works on arrays only; "
+                "give the composition with op.define(composition)"
+            )
+        if plan.out >= 0:  # wrapped anew: the node keeps the array, never the Tensor
+            out = values[plan.out]
+            several = isinstance(out, tuple)
+            values[plan.out] = outputs_of(node, out) if several else wrap(out, node, None)
+        return values
+
+
+_INTEGER = np.dtype(np.int64)
+
+
+def outputs_of(node: Node, out: tuple) -> tuple[Tensor, ...]:
+    """The outputs of a node that has several, each with a place of its own above it."""
+    return tuple(
+        wrap(o, Node(None, i, (node,), (), (), o.shape, o.dtype), None)
+        if o.dtype.kind == "f"
+        else wrap(o, None, None)
+        for i, o in enumerate(out)
+    )
+
+
+def _safe(value: Any, versions: tuple) -> tuple[Any, tuple]:
+    """An argument that is no Tensor, as the node keeps it: the user's own arrays are copied, for
+    they may change under us, also inside a tuple or list; Tensors there have their versions noted.
+    """
+    if isinstance(value, Tensor):
+        if value._version is not None:
+            versions += ((value._version, value._version[0]),)
+        return value, versions
+    if value.__class__ in (tuple, list):
+        kept = []
+        for item in value:
+            item, versions = _safe(item, versions)
+            kept.append(item)
+        return value.__class__(kept), versions
+    return (value.copy() if backend.is_array(value) else value), versions
+
+
+def _derived(op: Primitive, name: str, args: Sequence, out: Any, kept: Any) -> Any:
+    """The value of `kept`, `x_shape`, `x_dtype`, `out_shape`, `out_dtype`."""
+    if name == "kept":
+        return kept
+    base, _, attribute = name.rpartition("_")
+    value = out if base == "out" else args[op.names.index(base)]
+    if isinstance(value, tuple):
+        return tuple(_metadata(v, attribute) for v in value)
+    return _metadata(value, attribute)
+
+
+def _metadata(value: Any, attribute: str) -> Any:
+    if hasattr(value, attribute):
+        return getattr(value, attribute)
+    return () if attribute == "shape" else np.result_type(type(value))
+
+
+def _agree(op: Primitive, args: Sequence, arrays: list) -> Sequence:
+    """Refuse arrays of several devices; bring the data to one kind of number, in `arrays`.
+
+    Integers beside float32 become float32 (NumPy would make float64 of the two), integers alone
+    become the default float where the op gives floats; NumPy's scalars count as Python's, and a
+    list as an array. Returns the arguments so changed.
+    """
+    _refuse_mixed(op, arrays)
+    bits = (1,) * len(arrays) if op.variadic else op._bits
+    data = [i for i, bit in enumerate(bits) if bit]
+    changed = list(args)
+    for i in data:
+        value = arrays[i]
+        if isinstance(value, np.generic):
+            arrays[i] = changed[i] = value.item()
+        elif isinstance(value, (list, tuple)):
+            device = next(backend.device_of(a) for a in arrays if backend.is_array(a))
+            arrays[i] = changed[i] = Tensor(value, device=device)._data
+    kinds = [arrays[i].dtype for i in data if backend.is_array(arrays[i])]
+    floating = [kind for kind in kinds if kind.kind == "f"]
+    if floating:
+        target = np.result_type(*floating)
+    elif op.floats or any(type(arrays[i]) is float for i in data):
+        target = backend.current_dtype()
+    else:
+        return changed
+    for i in data:
+        if backend.is_array(arrays[i]) and arrays[i].dtype.kind in "iub":
+            arrays[i] = changed[i] = arrays[i].astype(target)
+    return changed
+
+
+def _refuse_mixed(op: Primitive, args: Sequence) -> None:
+    """DeviceError if the arrays among `args` live on several devices."""
+    names = op.names[:1] * len(args) if op.variadic else op.names
+    arrays = [(name, unwrap(arg)) for name, arg in zip(names, args, strict=False)]
+    places = [(name, backend.device_of(a)) for name, a in arrays if backend.is_array(a)]
+    if len({device for _, device in places}) > 1:
+        listed = ", ".join(f"{name} on {device}" for name, device in places)
+        raise DeviceError(
+            f"{op.__name__}: expected arrays of one device, got {listed}; move with x.to(device)"
+        )
+
+
+def primitive(
+    body: Callable | None = None,
+    *,
+    view: bool = False,
+    floats: bool = False,
+    residuals: bool = False,
+) -> Any:
+    """Decorator: make an op of a function on arrays; give its derivative with `defvjp`.
+
+    view: the output may share the memory of the first argument.
+    floats: integer input is cast to the default float dtype.
+    residuals: the body returns (out, kept); `kept` goes to the rules under that name.
+
+    >>> import minidl as md
+    >>> @md.primitive
+    ... def cube(x):
+    ...     return x * x * x
+    >>> cube.defvjp(x=lambda g, x: 3 * x * x * g)
+    >>> x = md.tensor(2.0, requires_grad=True)
+    >>> md.grad(cube(x), [x])[0].item()
+    12.0
+    """
+    if body is None:
+        return partial(primitive, view=view, floats=floats, residuals=residuals)
+    return Primitive(body, view, floats, residuals)
+
+
+def _differentiate_definition(node: Node, g: Any) -> list[tuple[str, Place, Any]]:
+    from minidl.autodiff import differentiate_definition  # backward, which imports this module
+
+    return differentiate_definition(node, g)

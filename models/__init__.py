@@ -1,0 +1,1 @@
+"""The models, one file each, assembled on top of minidl."""
