@@ -1,6 +1,17 @@
 """minidl: automatic differentiation, layers and training, small enough to read."""
 
-from minidl import errors, ops, random
+from minidl import (
+    data,
+    errors,
+    functional,
+    initializers,
+    layers,
+    losses,
+    ops,
+    optimizers,
+    random,
+    schedules,
+)
 from minidl.autodiff import (
     anomaly_mode,
     enable_grad,
@@ -19,5 +30,7 @@ from minidl.backend import default_dtype, device, threads, tune_allocator
 from minidl.graph import Parameter, Tensor, tensor
 from minidl.ops import *  # noqa: F403
 from minidl.random import seed
+from minidl.serialization import load, save
+from minidl.training import History, callbacks, evaluate, fit, metrics
 
 __version__ = "0.1.0"

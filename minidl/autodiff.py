@@ -40,29 +40,23 @@ __all__ = [
 # --- Backward -------------------------------------------------------------------------------------
 
 
-def _latest_first(roots: Iterable[Place], boundary: set | None) -> list[Place]:
-    """The places that `roots` depend on, in reverse order of creation; not beyond `boundary`."""
-    seen = set(roots)
-    stack = list(seen)
-    places = []
+def _latest_first(roots: Iterable[Place], boundary: set | None) -> list[Node]:
+    """The nodes that `roots` depend on, in reverse order of creation; not beyond `boundary`."""
+    found: dict[int, Node] = {}
+    stack = [place for place in roots if place.__class__ is Node]
     while stack:
-        place = stack.pop()
-        places.append(place)
-        if boundary is not None and place in boundary:
+        node: Any = stack.pop()
+        if node.order in found:
             continue
-        for parent in place.parents:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-    places.sort(key=_order, reverse=True)
-    return places
+        found[node.order] = node
+        if boundary is None or node not in boundary:
+            for parent in node.parents:
+                if parent.__class__ is Node and parent.order not in found:
+                    stack.append(parent)
+    return [found[order] for order in sorted(found, reverse=True)]
 
 
-def _order(place: Place) -> int:
-    return place.order
-
-
-def _leading_to(places: list[Place], wanted: set) -> set[Place]:
+def _leading_to(places: list[Node], wanted: set) -> set[Place]:
     """Those of `places` (latest first) from which a wanted one can be reached."""
     leading = set(wanted)
     for place in reversed(places):
@@ -97,9 +91,6 @@ def _propagate(
         if place.hooks:
             g = _run_hooks(place, g)
             owned.discard(place)
-        if place.__class__ is Leaf:
-            collected[place] = (g, place in owned)
-            continue
         if wanted is not None and place in wanted:
             collected[place] = (g, False)
             if boundary or not any(parent in leading for parent in place.parents):  # type: ignore[operator]
@@ -138,6 +129,12 @@ def _propagate(
                         owned.add(parent)
         if not retain_graph:
             place.saved, place.parents = None, ()
+    for leaf, g in pending.items():  # the nodes are done; what is left has reached the end
+        if leading is None or leaf in leading:
+            if leaf.hooks:
+                g = _run_hooks(leaf, g)
+                owned.discard(leaf)
+            collected[leaf] = (g, leaf in owned)
     return collected
 
 
@@ -255,7 +252,7 @@ def _deposit(leaf: Leaf, g: backend.Array, own: bool) -> None:
 
 
 def _copy(g: backend.Array) -> backend.Array:
-    return backend.namespace(g).array(g)
+    return g.copy() if hasattr(g, "base") else backend.namespace(g).array(g)
 
 
 def _backward(self: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
@@ -270,8 +267,9 @@ def _backward(self: Tensor, gradient: Any = None, retain_graph: bool = False) ->
             "backward: the tensor does not depend on one made with requires_grad=True"
         )
     g = _seed(self, gradient, "backward")
-    for leaf, (value, own) in _propagate({self._node: g._data}, None, False, retain_graph).items():
-        with _deposit_lock:
+    found = _propagate({self._node: g._data}, None, False, retain_graph)
+    with _deposit_lock:
+        for leaf, (value, own) in found.items():
             _deposit(leaf, value, own)  # type: ignore[arg-type]
 
 
@@ -285,7 +283,8 @@ def _seed(output: Tensor, gradient: Any, who: str) -> Tensor:
                 f"{who}: expected an output of one element, got shape {output.shape}; reduce it "
                 "(.sum(), .mean()) or give its gradient"
             )
-        return wrap(backend.namespace(output._data).ones_like(output._data), None, None)
+        one = backend.namespace(output._data).array(1, dtype=output.dtype)
+        return wrap(one.reshape(output.shape), None, None)
     if not isinstance(gradient, Tensor):
         gradient = Tensor(gradient, dtype=output.dtype, device=output.device)
     if gradient.shape != output.shape:
@@ -522,7 +521,7 @@ def recompute(f: Callable, *xs: Any) -> Any:
     seen = set(stack)
     while stack:  # what f took from outside: leaves, and nodes older than the call
         place = stack.pop()
-        if place.order < start:
+        if isinstance(place, Leaf) or place.order < start:
             outer.append(place)
             continue
         versions += place.versions

@@ -1,4 +1,4 @@
-"""Batches: from arrays and sequences of any length to what a training step takes. All on the host."""
+"""Batches: from arrays and sequences of any length to what a training step takes, on the host."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ class _Column:
     def __init__(self, name: str, values: Any, limit: int | None) -> None:
         self.name, self.limit = name, limit
         self.ragged = isinstance(values, list) and bool(values) and hasattr(values[0], "__len__")
-        self.values = (
-            [np.asarray(v) for v in values] if self.ragged else np.asarray(values)
-        )
+        self.values = [np.asarray(v) for v in values] if self.ragged else np.asarray(values)
         if not self.ragged and self.values.dtype == object:
             raise ShapeError(f"Batches: {name}: expected an array or a list of sequences")
 

@@ -25,7 +25,6 @@ class Leaf:
 
     __slots__ = ("shape", "dtype", "grad", "buffer", "hooks", "__weakref__")
     parents = ()
-    order = -1  # before every Node
 
     def __init__(self, array: backend.Array) -> None:
         self.shape = array.shape
@@ -159,12 +158,13 @@ class Tensor:
 
     @grad.setter
     def grad(self, value: Any) -> None:
-        if not isinstance(self._node, Leaf):
+        if self._node.__class__ is not Leaf:
             raise GradientError("grad: only a tensor made with requires_grad=True holds one")
-        if value is not None and not isinstance(value, Tensor):
-            value = Tensor(value, dtype=self.dtype, device=self.device)
-        if value is not None and value.shape != self.shape:
-            raise ShapeError(f"grad: expected shape {self.shape}, got {value.shape}")
+        if value is not None:
+            if not isinstance(value, Tensor):
+                value = Tensor(value, dtype=self.dtype, device=self.device)
+            if value.shape != self.shape:
+                raise ShapeError(f"grad: expected shape {self.shape}, got {value.shape}")
         self._node.grad = value
 
     def detach(self) -> Tensor:
@@ -381,6 +381,8 @@ def bind(ops: Any) -> None:
     """Give Tensor its operators and methods, once the ops are defined."""
 
     def forward(op: Callable) -> Callable:
+        if hasattr(op, "apply"):  # a primitive, without the search for a Tensor among arguments
+            return lambda self, other: op.apply((self, other), {})
         return lambda self, other: op(self, other)
 
     def reflected(op: Callable) -> Callable:
@@ -402,8 +404,10 @@ def bind(ops: Any) -> None:
 
 
 def _method(op: Callable, name: str) -> Callable:
+    apply = getattr(op, "apply", None)
+
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return op(self, *args, **kwargs)
+        return apply((self, *args), kwargs) if apply else op(self, *args, **kwargs)
 
     method.__name__, method.__doc__ = name, op.__doc__
     return method

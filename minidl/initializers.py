@@ -58,7 +58,7 @@ def he_normal(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
 
 def orthogonal(shape: tuple[int, ...], dtype: Any = None, gain: float = 1.0) -> np.ndarray:
     """Orthonormal columns (or rows, whichever are fewer) of the matrix with the last axis as
-    columns, uniformly distributed (Saxe et al. 2014; Mezzadri 2007). Raises ShapeError below 2-D."""
+    columns, uniformly distributed (Saxe et al. 2014; Mezzadri 2007). ShapeError below 2-D."""
     if len(shape) < 2:
         raise ShapeError(f"orthogonal: shape: expected 2 axes or more, got {shape}; use normal")
     rows, columns = math.prod(shape[:-1]), shape[-1]

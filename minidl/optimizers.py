@@ -1,5 +1,5 @@
-"""Optimisers. All parameters of one dtype and device live in one flat buffer, their gradients in its
-twin, and a step is a handful of in-place passes over both.
+"""Optimisers. All parameters of one dtype and device live in one flat buffer, their gradients in
+its twin, and a step is a handful of in-place passes over both.
 
 At construction each parameter's array becomes a view of the flat buffer; backward then writes its
 gradient straight into the twin. On the CPU the passes go over blocks that stay in the cache, on
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -113,12 +114,12 @@ class Optimizer:
         tasks = [self._tasks(flat) for flat in self._flats]
         scales = self._clip_scales(tasks)
         for flat, own, scale in zip(self._flats, tasks, scales, strict=True):
-            flat.run(own, lambda *block, s=scale: self._step_block(*block, rate=rate, scale=s))
+            flat.run(own, partial(self._step_block, rate, scale))
         self.iterations += 1
 
     def _step_block(
-        self, flat: _Flat, start: int, stop: int, count: int, work: Sequence[Array],
-        rate: float, scale: Any,
+        self, rate: float, scale: Any,
+        flat: _Flat, start: int, stop: int, count: int, work: Sequence[Array],
     ) -> None:  # fmt: skip
         xp, g = flat.xp, flat.gradient[start:stop]
         if self.clipvalue is not None:
@@ -267,10 +268,9 @@ class _Flat:
         starts = [0]
         for _, p in parameters:
             starts.append(starts[-1] + -(-p.size // step) * step)
-        like = first._data  # makes zeros where the parameters are
-        self.data = self._zeros(like, starts[-1], first.dtype)
-        self.gradient = self._zeros(like, starts[-1], first.dtype)
-        self.slots = {name: self._zeros(like, starts[-1], self.wide) for name in slots}
+        self.data = self._zeros(starts[-1], first.dtype)
+        self.gradient = self._zeros(starts[-1], first.dtype)
+        self.slots = {name: self._zeros(starts[-1], self.wide) for name in slots}
         self.members, self.views = [], []
         for (i, p), start, stop in zip(parameters, starts[:-1], starts[1:], strict=True):
             view = self.data[start : start + p.size].reshape(p.shape)
@@ -278,12 +278,10 @@ class _Flat:
             _adopt(p, view, gradient)
             self.views.append(view)
             self.members.append((i, p, gradient, start, stop))
-        self._like = like[...] if starts[-1] else like
         self._work: list[Array] = []
 
-    def _zeros(self, like: Array, size: int, dtype: Any) -> Array:
-        with backend.device(backend.device_of(like)):
-            return backend.to_device(np.zeros(size, dtype))
+    def _zeros(self, size: int, dtype: Any) -> Array:
+        return backend.to_device(np.zeros(size, dtype), self.device)
 
     def run(self, tasks: list[Task], work: Callable) -> list[Any]:
         """work(self, start, stop, count, scratch arrays) on every block; its results in order."""
@@ -327,9 +325,7 @@ def _adopt(p: Parameter, view: Array, gradient: Array) -> None:
         p._node.buffer = gradient
 
 
-def _sum_of_squares(
-    flat: _Flat, start: int, stop: int, count: int, work: Sequence[Array]
-) -> Array:
+def _sum_of_squares(flat: _Flat, start: int, stop: int, count: int, work: Sequence[Array]) -> Array:
     squares = flat.xp.square(flat.gradient[start:stop], out=work[0], dtype=flat.wide)
     return squares.sum(dtype=np.float64)
 

@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial, update_wrapper
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ _OFF, _ON, _TRACED = 0, 1, 2
 _recording: contextvars.ContextVar[int] = contextvars.ContextVar("minidl_recording", default=_ON)
 _replaying: contextvars.ContextVar[bool] = contextvars.ContextVar("minidl_replay", default=False)
 _SCALARS = frozenset({float, int, bool})
+_SIMPLE = _SCALARS | {str, type(None)}  # kept as they are
+_OUT, _KEPT = -1, -2
 
 
 @contextmanager
@@ -99,7 +102,7 @@ class Plan:
     """What a call saves, for one set of arguments that need a gradient, and the rules to call then.
 
     `names` lists what is saved: the arguments at `places`, then the `derived` values. `rules` holds
-    (position of the argument or None for a joint rule, function, what it takes after g).
+    (position of the argument or None for a joint rule, function, what picks its arguments after g).
     """
 
     def __init__(self, primitive: Primitive, wanted: int) -> None:
@@ -115,15 +118,31 @@ class Plan:
             named |= set(primitive.names)
         kept = [name for name in primitive.names if name in named]
         self.places = tuple(primitive.names.index(name) for name in kept)
-        self.derived = tuple(sorted(named - {"g", "needs", *kept}))
-        self.names = (*kept, *self.derived)
+        derived = sorted(named - {"g", "needs", *kept})
+        self.derived = tuple(self._source(primitive, name) for name in derived)
+        self.names = (*kept, *derived)
         self.out = self.names.index("out") if "out" in named else -1
         self.keeps = "kept" in named
         at = {name: i for i, name in enumerate((*self.names, "needs"))}
         self.rules = [
-            (position, rule.function, tuple(at[name] for name in rule.names[1:]))
+            (position, rule.function, _picker([at[name] for name in rule.names[1:]]))
             for position, rule in rules
         ]
+
+    def _source(self, primitive: Primitive, name: str) -> tuple[int, str]:
+        """Where a value that is no argument comes from: (argument or _OUT or _KEPT, attribute)."""
+        if name in ("out", "kept"):
+            return (_OUT if name == "out" else _KEPT), ""
+        base, _, attribute = name.rpartition("_")
+        return (_OUT if base == "out" else primitive.names.index(base)), attribute
+
+
+
+def _picker(places: list[int]) -> Callable | None:
+    """A function that takes the values at `places` out of a list, as a sequence."""
+    if len(places) == 1:
+        return itemgetter(slice(places[0], places[0] + 1))
+    return itemgetter(*places) if places else None
 
 
 class Primitive:
@@ -141,12 +160,15 @@ class Primitive:
         self.names = tuple(p.name for p in parameters)
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        self._required = len(self.names) - len(self.defaults)
+        self._tail = tuple(self.defaults.values())
         self.differentiable: tuple[str, ...] = ()
         self.rules: dict[str, Rule] = {}
         self.joint: Rule | None = None
         self.definition: Callable | None = None
         self._bits = (0,) * len(self.names)
         self._pair: tuple[int, int] | None = None  # the positions of two arguments of data
+        self._one = self._two = False  # exactly one or two arguments, all data
         self._plans: dict[int, Plan] = {}
 
     def defvjp(
@@ -173,6 +195,8 @@ class Primitive:
         )
         data = [i for i, bit in enumerate(self._bits) if bit]
         self._pair = (data[0], data[1]) if len(data) == 2 else None
+        self._one = self._bits == (1,) and not self.variadic
+        self._two = self._bits == (1, 2) and not self.floats
         self._plans.clear()
 
     def define(self, composition: Callable) -> Callable:
@@ -185,10 +209,12 @@ class Primitive:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for arg in args:
             if isinstance(arg, Tensor):
-                return self._apply(args, kwargs)
+                return self.apply(args, kwargs)
         for arg in kwargs.values():
             if isinstance(arg, Tensor):
-                return self._apply(args, kwargs)
+                return self.apply(args, kwargs)
+        if args and args[0].__class__ is list and self._bits[0] and not self.variadic:
+            args = (np.asarray(args[0]), *args[1:])
         try:
             out = self.body(*args, **kwargs)
         except TypeError:
@@ -203,7 +229,9 @@ class Primitive:
         """The arguments by position, defaults filled in; TypeError as Python's for wrong ones."""
         if len(args) > len(self.names):
             inspect.signature(self.body).bind(*args, **kwargs)
-        bound = list(args)
+        if not kwargs and len(args) >= self._required:
+            return [*args, *self._tail[len(args) - self._required :]]
+        bound, kwargs = list(args), dict(kwargs)
         for name in self.names[len(args) :]:
             if name in kwargs:
                 bound.append(kwargs.pop(name))
@@ -215,12 +243,29 @@ class Primitive:
             raise TypeError(f"{self.__name__}: unexpected or repeated argument {min(kwargs)!r}")
         return bound
 
-    def _apply(self, args: tuple, kwargs: dict) -> Any:
+    def apply(self, args: tuple, kwargs: dict) -> Any:
         """Compute on the Tensors' arrays, and record unless nothing needs a gradient."""
+        count = len(args)
+        if count == 1 and self._one and not kwargs:  # the hot paths, unrolled
+            (x,) = args
+            a = x._data
+            if not self.floats or a.dtype.kind == "f":
+                p = x._node
+                return self._record(args, (p,), p is not None, self.body(a))
+        if count == 2 and self._two and not kwargs:
+            x, y = args
+            a, b, p, q = x, y, None, None
+            if isinstance(x, Tensor):
+                a, p = x._data, x._node
+            if isinstance(y, Tensor):
+                b, q = y._data, y._node
+            if a.__class__ is b.__class__ and a.dtype is b.dtype:
+                wanted = (p is not None) + 2 * (q is not None)
+                return self._record(args, (p, q), wanted, self.body(a, b))
         if self.variadic:
             return self._apply_variadic(args, kwargs)
         if kwargs or len(args) != len(self.names):
-            args = self._bind(args, dict(kwargs))  # type: ignore[assignment]
+            args = self._bind(args, kwargs)  # type: ignore[assignment]
         arrays, parents, wanted = [], [], 0
         for arg, bit in zip(args, self._bits):
             if isinstance(arg, Tensor):
@@ -244,7 +289,7 @@ class Primitive:
         return self._record(args, parents, wanted, result)
 
     def _apply_variadic(self, args: tuple, kwargs: dict) -> Any:
-        """As `_apply` for `def op(*arrays, option=...)`: every positional argument is data."""
+        """As `apply` for `def op(*arrays, option=...)`: every positional argument is data."""
         arrays = [unwrap(arg) for arg in args]
         parents = [arg._node if isinstance(arg, Tensor) else None for arg in args]
         args = _agree(self, args, arrays)
@@ -264,22 +309,22 @@ class Primitive:
             x, y = y, x
         dtype = getattr(x, "dtype", _INTEGER)
         if y.__class__ is x.__class__:
-            return dtype is y.dtype and (dtype.kind == "f" or not self.floats)
+            same = y.__class__ in _SCALARS or dtype is y.dtype
+            return same and (dtype.kind == "f" or not self.floats)
         return y.__class__ in _SCALARS and dtype.kind == "f"
 
-    def _record(self, args: Sequence, parents: list, wanted: int, result: Any) -> Any:
+    def _record(self, args: Sequence, parents: Sequence, wanted: int, result: Any) -> Any:
         """The result as a Tensor, with a node that remembers the call if a gradient is needed."""
         out, kept = result if self.residuals else (result, None)
-        if out.__class__ is tuple:
+        several = out.__class__ is tuple
+        if several:
             out = tuple(np.asarray(o) if isinstance(o, np.generic) else o for o in out)
         elif isinstance(out, np.generic):  # NumPy gives scalars where 0-d arrays belong
             out = np.asarray(out)
         version = args[0]._version if self.view and isinstance(args[0], Tensor) else None
         mode = _recording.get() if wanted else _OFF
-        if mode == _OFF:
-            if out.__class__ is tuple:
-                return tuple(wrap(o, None, None) for o in out)
-            return wrap(out, None, version)
+        if mode == _OFF or not (several or out.dtype.kind == "f"):
+            return tuple(wrap(o, None, version) for o in out) if several else wrap(out, None, version)
         plan = self._plans.get(wanted)
         if plan is None:
             plan = self._plans[wanted] = Plan(self, wanted)
@@ -289,18 +334,17 @@ class Primitive:
             if isinstance(value, Tensor):
                 if value._version is not None:
                     versions += ((value._version, value._version[0]),)  # type: ignore[assignment]
-            else:
+            elif value.__class__ not in _SIMPLE:
                 value, versions = _safe(value, versions)
             saved.append(value)
-        for name in plan.derived:
-            saved.append(out if name == "out" else _derived(self, name, args, out, kept))
+        for place, attribute in plan.derived:
+            value = args[place] if place >= 0 else out if place == _OUT else kept
+            saved.append(_metadata(value, attribute) if attribute else value)
         trace = "".join(traceback.format_stack(limit=8)[:-3]) if mode == _TRACED else None
-        if out.__class__ is tuple:
+        if several:
             shapes, dtypes = tuple(o.shape for o in out), tuple(o.dtype for o in out)
             node = Node(self, plan, parents, saved, versions, shapes, dtypes, trace)
-            return outputs_of(node, out)
-        if out.dtype.kind != "f":
-            return wrap(out, None, version)
+            return outputs_of(node, out, version)
         node = Node(self, plan, parents, saved, versions, out.shape, out.dtype, trace)
         return wrap(out, node, version)
 
@@ -319,10 +363,10 @@ class Primitive:
         if self.variadic or self.joint is not None:
             return self._jointly(node, g, values, create_graph, leading)
         results = []
-        for position, function, picks in node.plan.rules:
+        for position, function, pick in node.plan.rules:
             parent = parents[position]
             if leading is None or parent in leading:
-                answer = function(g, *[values[i] for i in picks]) if picks else function(g)
+                answer = function(g, *pick(values)) if pick else function(g)
                 results.append((self.differentiable[position], parent, answer))
         return results
 
@@ -330,7 +374,7 @@ class Primitive:
         self, node: Node, g: Any, values: list, create_graph: bool, leading: set | None
     ) -> list[tuple[str, Place, Any]]:
         """As `contributions`, by the one rule for all arguments."""
-        ((_, function, picks),) = node.plan.rules
+        ((_, function, pick),) = node.plan.rules
         parents = node.parents
         names: Sequence[str] = self.differentiable
         if self.variadic:
@@ -339,7 +383,7 @@ class Primitive:
                 values = [tuple(map(unwrap, v)) if isinstance(v, tuple) else v for v in values]
         needs = tuple(p is not None and (leading is None or p in leading) for p in parents)
         values = [*values, needs]
-        answers = function(g, *[values[i] for i in picks])
+        answers = function(g, *pick(values)) if pick else function(g)
         served = zip(names, parents, answers, needs, strict=True)
         return [(name, parent, answer) for name, parent, answer, need in served if need]
 
@@ -361,12 +405,12 @@ class Primitive:
 _INTEGER = np.dtype(np.int64)
 
 
-def outputs_of(node: Node, out: tuple) -> tuple[Tensor, ...]:
+def outputs_of(node: Node, out: tuple, version: list[int] | None = None) -> tuple[Tensor, ...]:
     """The outputs of a node that has several, each with a place of its own above it."""
     return tuple(
-        wrap(o, Node(None, i, (node,), (), (), o.shape, o.dtype), None)
+        wrap(o, Node(None, i, (node,), (), (), o.shape, o.dtype), version)
         if o.dtype.kind == "f"
-        else wrap(o, None, None)
+        else wrap(o, None, version)
         for i, o in enumerate(out)
     )
 
@@ -388,20 +432,13 @@ def _safe(value: Any, versions: tuple) -> tuple[Any, tuple]:
     return (value.copy() if backend.is_array(value) else value), versions
 
 
-def _derived(op: Primitive, name: str, args: Sequence, out: Any, kept: Any) -> Any:
-    """The value of `kept`, `x_shape`, `x_dtype`, `out_shape`, `out_dtype`."""
-    if name == "kept":
-        return kept
-    base, _, attribute = name.rpartition("_")
-    value = out if base == "out" else args[op.names.index(base)]
-    if isinstance(value, tuple):
-        return tuple(_metadata(v, attribute) for v in value)
-    return _metadata(value, attribute)
-
-
 def _metadata(value: Any, attribute: str) -> Any:
-    if hasattr(value, attribute):
-        return getattr(value, attribute)
+    """The shape or dtype of an argument: an array, a Tensor, a Python number, a tuple of these."""
+    found = getattr(value, attribute, None)
+    if found is not None:
+        return found
+    if isinstance(value, tuple):
+        return tuple(_metadata(item, attribute) for item in value)
     return () if attribute == "shape" else np.result_type(type(value))
 
 

@@ -7,7 +7,7 @@ An op registers a function that draws one valid call of it from a source of choi
         x = draw.array(draw.shape(max_dims=3))
         return call(x, axis=draw.axes(x.ndim))
 
-`Draw` is that source, seeded; `minidl.testing.strategies` has one that hypothesis drives (and shrinks).
+`Draw` is that source, seeded; `minidl.testing.strategies` has one that hypothesis drives.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class Draw:
         return tuple(sides)
 
     def broadcast_shapes(self, n: int = 2, **limits: int) -> tuple[tuple[int, ...], ...]:
-        """n shapes that broadcast together; `limits` are those of `shape`, of which sides may be 1."""
+        """n shapes that broadcast together; `limits` as for `shape`, but any side may be 1."""
         full = self.shape(**limits)
         return tuple(self.broadcastable(full) for _ in range(n))
 

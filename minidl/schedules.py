@@ -31,13 +31,13 @@ class Schedule:
         """The class's name and the arguments, fit for JSON; see `from_state`."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
         inner = {k: v.state_dict() if isinstance(v, Schedule) else v for k, v in values.items()}
-        return {"schedule": type(self).__name__, **inner}
+        return {"kind": type(self).__name__, **inner}
 
 
 def from_state(state: dict[str, Any]) -> Schedule:
     """The schedule that gave `state`. Raises SerializationError for a class that is not defined."""
     arguments = dict(state)
-    name = arguments.pop("schedule", None)
+    name = arguments.pop("kind", None)
     if name not in _KINDS:
         raise SerializationError(
             f"schedule {name!r} is unknown; import the module that defines it before loading"
@@ -84,8 +84,8 @@ class CosineDecay(Schedule):
 
 @dataclass(frozen=True)
 class WarmUp(Schedule):
-    """A straight line from `start` times the first rate of `schedule` up to it, over `warmup_steps`;
-    then `schedule` from its beginning."""
+    """A straight line from `start` times the first rate of `schedule` up to it, over
+    `warmup_steps`; then `schedule` from its beginning."""
 
     schedule: Schedule | float
     warmup_steps: int

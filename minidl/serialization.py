@@ -1,4 +1,4 @@
-"""Save and load: an `.npz` of plain arrays and one JSON text. Never pickle: loading runs no code."""
+"""Save and load: an `.npz` of plain arrays and one JSON text. No pickle: loading runs no code."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def save(path: str | os.PathLike, **contents: Any) -> None:
     """Write `contents` to `path`: `md.save("run.npz", model=model, optimizer=optimizer, step=7)`.
 
     Each is an object with a state (a layer, an optimiser, Batches, a callback, a generator), or
-    nested dicts and lists of arrays, numbers, strings, booleans and None; tuples come back as lists.
-    The file is complete or absent: it is written under another name, synced and renamed. Raises
-    SerializationError for anything else, BuildError for a layer that is not built.
+    nested dicts and lists of arrays, numbers, strings, booleans and None; tuples come back as
+    lists. The file is complete or absent: it is written under another name, synced and renamed.
+    Raises SerializationError for anything else, BuildError for a layer that is not built.
     """
     arrays: dict[str, np.ndarray] = {}
     tree = {name: _encode(_state(value), name, arrays) for name, value in contents.items()}
@@ -107,11 +107,13 @@ def _encode(value: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, Tensor):
         value = value._data
     if isinstance(value, np.generic):
-        value = value[()] if value.dtype.kind == "V" else np.asarray(value)
+        value = np.asarray(value)
     if backend.is_array(value):
         array = backend.to_host(value)
         if array.dtype.kind not in "biufUS":
             raise SerializationError(f"save: {name}: arrays of {array.dtype} cannot be saved")
+        while name in arrays:  # {"a": {"b": x}, "a/b": y}
+            name += "_"
         arrays[name] = array
         return {_ARRAY: name}
     if value is None or isinstance(value, (bool, int, float, str)):

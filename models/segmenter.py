@@ -8,12 +8,20 @@ Pereira 2001; with a network below it: Collobert et al. 2011).
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
+import minidl as md
+from minidl.data import pad
 from minidl.errors import ShapeError
+from minidl.functional import crf
+from minidl.functional.losses import softmax_cross_entropy
+from minidl.layers import CRF, Conv1D, Dense, Dropout, Embedding, Layer
 
 TAGS = "sbme"
 SINGLE, BEGIN, MIDDLE, END = range(4)
@@ -21,6 +29,7 @@ STARTS = np.array([True, True, False, False])  # a sentence begins with s or b,
 ENDS = np.array([True, False, False, True])  # and ends with s or e
 # After the end of a word (s, e) comes a beginning (s, b); inside one (b, m), its rest (m, e).
 ALLOWED = np.where(ENDS[:, None], STARTS, ~STARTS)
+LEGAL = {"allowed": ALLOWED, "allowed_start": STARTS, "allowed_end": ENDS}
 
 PADDING, UNKNOWN = 0, 1
 EDGE = "\n"  # stands before the first and after the last character in pairs; no text contains it
@@ -106,3 +115,183 @@ def _frequent(counts: Counter[str], least: int) -> list[str]:
     # Ties by code point: the order does not depend on the order of the texts.
     kept = [item for item in counts.items() if item[1] >= least]
     return [text for text, _ in sorted(kept, key=lambda item: (-item[1], item[0]))]
+
+
+class Segmenter(Layer):
+    """The article's network: Embedding -> 3 x Conv1D(relu) -> Dense to the tags -> CRF.
+
+    `call(ids, mask)` gives the emissions: (batch, time), (batch, time) -> (batch, time, 4).
+    decoder: "crf", or for comparison "softmax": each character's tag on its own.
+    Positions that the mask leaves out are 0 before every convolution, as if beyond the sentence's
+    ends, so padding changes nothing.
+    """
+
+    POSITIONS = 16_384  # how many, padding included, go through the network at once in `segment`
+    LAYERS, RATE = 3, 0.2
+
+    def __init__(self, vocabulary: Vocabulary, decoder: str = "crf", size: int = 128) -> None:
+        if decoder not in ("crf", "softmax"):
+            raise ValueError(f"Segmenter: decoder: expected 'crf' or 'softmax', got {decoder!r}")
+        self.vocabulary, self.decoder, self.size = vocabulary, decoder, size
+        self._make_input()
+        self.convolutions = [self._convolution() for _ in range(self.LAYERS)]
+        self.emissions = Dense(len(TAGS), input_size=size)
+        self.crf = CRF(len(TAGS), **LEGAL) if decoder == "crf" else None
+
+    def _make_input(self) -> None:
+        self.embedding = Embedding(self.vocabulary.sizes[0], self.size)
+        self.dropout = Dropout(self.RATE)
+
+    def _input(self, ids: Any) -> md.Tensor:
+        return self.dropout(self.embedding(ids))
+
+    def _convolution(self) -> Layer:
+        return Conv1D(self.size, 3, padding="same", activation="relu", input_size=self.size)
+
+    def call(self, ids: Any, mask: Any) -> md.Tensor:
+        x = self._input(ids)
+        real = mask[:, :, None].astype(x.dtype)
+        for convolution in self.convolutions:
+            x = convolution(x * real)
+        return self.emissions(x)
+
+    def loss(self, tags: Any, emissions: Any, mask: Any) -> md.Tensor:
+        """The mean over sentences of -log p(tags | sentence).
+
+        With the CRF that is log Z - score(path), else the sum of the characters' cross entropies.
+        """
+        if self.crf is None:
+            return softmax_cross_entropy(emissions, tags, mask, "sum") / len(tags)
+        return self.crf.loss(emissions, tags, mask)
+
+    def tags(self, emissions: Any, mask: Any, legal: bool = True) -> Any:
+        """The best tags (batch, time), -1 where masked, as an array or Tensor like the emissions.
+
+        The CRF's best path. Without one the best among legal paths by emissions alone, or if not
+        `legal`, each character's best tag whatever its neighbours are.
+        """
+        if self.crf is not None:
+            return self.crf.decode(emissions, mask)
+        if legal:
+            nothing = md.zeros_like(emissions[0, :1] * emissions[0, :1].T)
+            return crf.viterbi(emissions, nothing, mask, **LEGAL)[0]
+        return md.where(mask, md.argmax(emissions, axis=-1), -1)
+
+    def segment(self, texts: Sequence[str], legal: bool = True) -> list[list[str]]:
+        """The words of each text; no words for an empty one. `legal`: see `tags`."""
+        words: list[list[str]] = [[] for _ in texts]
+        with evaluating(self):
+            for rows in self._groups(texts):
+                ids, mask = self._batch([texts[i] for i in rows])
+                tags = self.tags(self(ids, mask), mask, legal).numpy()
+                for i, path in zip(rows, tags, strict=True):
+                    words[i] = words_of(texts[i], path[: len(texts[i])].tolist())
+        return words
+
+    def _groups(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Which texts go through the network together: of like length, none of them empty."""
+        group: list[int] = []
+        for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
+            if group and (len(group) + 1) * len(texts[i]) > self.POSITIONS:
+                yield group
+                group = []
+            if texts[i]:
+                group.append(i)
+        if group:
+            yield group
+
+    def _batch(self, texts: Sequence[str]) -> tuple[md.Tensor, md.Tensor]:
+        ids, mask = pad([self.vocabulary.encode(text) for text in texts])
+        return md.tensor(ids, device=self.device), md.tensor(mask, device=self.device)
+
+    def explain(self, text: str) -> dict[str, np.ndarray]:
+        """What the CRF makes of one text: emissions, transitions, best path and marginals.
+
+        The marginals p(tag | text), (time, tags), are the gradient of log Z by the emissions.
+        """
+        if self.crf is None:
+            raise ValueError("explain: decoder: expected 'crf', got 'softmax', which has no paths")
+        with evaluating(self):
+            ids, mask = self._batch([text])
+            emissions = self(ids, mask)
+            path = self.tags(emissions, mask)
+        emissions = md.tensor(emissions.data, requires_grad=True)
+        (marginals,) = md.grad(self.crf.log_partition(emissions, mask).sum(), [emissions])
+        return {
+            "emissions": emissions.numpy()[0],
+            "transitions": self.crf.transitions.numpy(),
+            "path": path.numpy()[0],
+            "marginals": marginals.numpy()[0],
+        }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the weights, the vocabulary and what the network is made of to `path`."""
+        vocabulary = {"characters": self.vocabulary.characters, "pairs": self.vocabulary.pairs}
+        network = {"name": type(self).__name__, "decoder": self.decoder, "size": self.size}
+        md.save(path, model=self, vocabulary=vocabulary, network=network)
+
+
+class LargeSegmenter(Segmenter):
+    """More to see and deeper: characters and the pairs to their left and right; gated residuals.
+
+    Embeddings (size - 32, 32 and 32) -> Dense -> 4 x GatedConvolution -> Dense to the tags -> CRF.
+    The vocabulary needs pairs; ids are (batch, time, 3).
+    """
+
+    LAYERS, RATE, PAIR_SIZE = 4, 0.3, 32
+
+    def _make_input(self) -> None:
+        characters, pairs = self.vocabulary.sizes
+        if not self.vocabulary.pairs:
+            raise ValueError("LargeSegmenter: vocabulary: expected pairs; give it least_pair")
+        self.character = Embedding(characters, self.size - self.PAIR_SIZE)
+        self.left = Embedding(pairs, self.PAIR_SIZE)
+        self.right = Embedding(pairs, self.PAIR_SIZE)
+        self.dropout = Dropout(self.RATE)
+        self.project = Dense(self.size, input_size=self.size + self.PAIR_SIZE)
+
+    def _input(self, ids: Any) -> md.Tensor:
+        tables = (self.character, self.left, self.right)
+        parts = [table(ids[:, :, column]) for column, table in enumerate(tables)]
+        return self.project(self.dropout(md.concatenate(parts, axis=-1)))
+
+    def _convolution(self) -> Layer:
+        return GatedConvolution(self.size)
+
+
+class GatedConvolution(Layer):
+    """x + dropout(value) * sigmoid(gate), value and gate convolutions of x (Dauphin et al. 2017)."""
+
+    def __init__(self, size: int, kernel_size: int = 3, dropout: float = 0.1) -> None:
+        self.size = size
+        self.convolution = Conv1D(2 * size, kernel_size, padding="same", input_size=size)
+        self.dropout = Dropout(dropout)
+
+    def call(self, x: Any) -> md.Tensor:
+        both = self.convolution(x)
+        value, gate = both[:, :, : self.size], both[:, :, self.size :]
+        return x + self.dropout(value) * md.sigmoid(gate)
+
+
+def load(path: str | os.PathLike) -> Segmenter:
+    """The segmenter that `save` wrote to `path`, ready to `segment`."""
+    contents = md.load(path)
+    networks = {cls.__name__: cls for cls in (Segmenter, LargeSegmenter)}
+    network = contents["network"]
+    model = networks[network["name"]](
+        Vocabulary(**contents["vocabulary"]), network["decoder"], network["size"]
+    )
+    model.load_state_dict(contents["model"])
+    return model.eval()
+
+
+@contextmanager
+def evaluating(model: Layer) -> Iterator[None]:
+    """Evaluation mode and nothing recorded inside; the mode comes back."""
+    mode = model.training
+    model.eval()
+    try:
+        with md.no_grad():
+            yield
+    finally:
+        model.train(mode)

@@ -134,4 +134,4 @@ def test_the_helper_is_remade_after_a_fork():
 
 def test_tune_allocator_in_a_process_of_its_own():
     code = "import minidl as md; print(md.tune_allocator())"
-    assert run(code).strip() == "['minidl']"
+    assert run(code).strip() in ("True", "False")

@@ -120,6 +120,11 @@ def test_assign_through_a_view_is_seen():
     x.assign_(np.zeros((2, 3)))
     with pytest.raises(GradientError, match="changed in place"):
         loss.backward()
+    left, _ = md.split(x, 2)  # views too, several at once
+    loss = (left * left).sum()
+    x.assign_(np.ones((2, 3)))
+    with pytest.raises(GradientError, match="changed in place"):
+        loss.backward()
 
 
 def test_assign_where_the_old_value_is_not_needed_is_no_error():

@@ -182,6 +182,8 @@ def _checked(op: str, predictions: Any, targets: Any, mask: Any) -> tuple[Any, A
         axes = predictions.ndim - mask.ndim
         xp = namespace(mask)
         mask = xp.broadcast_to(mask.reshape(mask.shape + (1,) * axes), predictions.shape)
+        # Before the formula, not after: 0 times the slope at a NaN would be NaN.
+        predictions, targets = (ops.where(mask, a, 0.0) for a in (predictions, targets))
     return predictions, targets, mask
 
 

@@ -43,8 +43,8 @@ def _normalize(x, gamma, beta, epsilon):
     rows = _rows(x)
     xp = namespace(rows)
     if xp is not np:
-        centred = rows - rows.mean(axis=1, keepdims=True)
-        scale = 1 / xp.sqrt((centred * centred).mean(axis=1, keepdims=True) + epsilon)
+        centred = rows - _mean(rows)
+        scale = 1 / xp.sqrt(_mean(centred * centred) + epsilon)
         normal = centred * scale
         out = normal if gamma is None else normal * gamma
         out = out if beta is None else out + beta
@@ -55,7 +55,7 @@ def _normalize(x, gamma, beta, epsilon):
     def normalize(start, stop):
         np.subtract(rows[start:stop], _mean(rows[start:stop]), out=normal[start:stop])
         part = normal[start:stop]
-        variance = np.einsum("ij,ij->i", part, part)[:, None] / np.maximum(part.shape[1], 1)
+        variance = np.einsum("ij,ij->i", part, part)[:, None] * (1 / max(1, part.shape[1]))
         scale[start:stop] = 1 / np.sqrt(variance + epsilon)
         part *= scale[start:stop]
         np.multiply(part, 1 if gamma is None else gamma, out=out[start:stop])
@@ -74,8 +74,7 @@ def _normalize_rule(g, gamma, gamma_dtype, kept, needs):
     xp = namespace(rows)
     if xp is not np:
         h = rows if gamma is None else rows * gamma
-        slope = (h * normal).mean(axis=1, keepdims=True)
-        dx = (h - h.mean(axis=1, keepdims=True) - normal * slope) * scale
+        dx = (h - _mean(h) - normal * _mean(h * normal)) * scale
         totals = [(rows * normal).sum(axis=0), rows.sum(axis=0)]
     else:
         dx, totals = _normalize_backward(rows, gamma, normal, scale, needs)
@@ -123,14 +122,16 @@ def _rows(x: Array) -> Array:
     return wide.reshape(int(np.prod(x.shape[:-1])), x.shape[-1])
 
 
-def _mean(rows: np.ndarray) -> np.ndarray:
-    """Means of rows, as a product: several times faster than a reduction of short rows."""
-    n = rows.shape[1]
-    return (rows @ np.full(n, 1 / n if n else 0.0, rows.dtype))[:, None]
+def _mean(rows: Array) -> Array:
+    """Means of rows; on NumPy as a product, several times faster than a sum of short rows."""
+    n = max(1, rows.shape[1])
+    if type(rows) is not np.ndarray:
+        return rows.sum(axis=1, keepdims=True) * (1 / n)
+    return (rows @ np.full(rows.shape[1], 1 / n, rows.dtype))[:, None]
 
 
 def _in_blocks(work, shape) -> list:  # type: ignore[no-untyped-def]
-    """work(start, stop) on blocks of rows, half of them on the other thread; the results in order."""
+    """work(start, stop) on blocks of rows, half of them on the other thread; results in order."""
     count, width = shape
     step = max(1, _BLOCK // max(1, width))
     bounds = [(i, min(i + step, count)) for i in range(0, count, step)]

@@ -47,7 +47,7 @@ class Conv1D(Layer):
         if input_size is not None:
             self.build((None, None, input_size))
 
-    def build(self, input_shape: tuple[int, ...]) -> None:
+    def build(self, input_shape: Any) -> None:
         channels = input_shape[-1]
         if channels % self.groups or self.filters % self.groups:
             raise ShapeError(

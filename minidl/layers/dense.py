@@ -33,7 +33,7 @@ class Dense(Layer):
         if input_size is not None:
             self.build((None, input_size))
 
-    def build(self, input_shape: tuple[int, ...]) -> None:
+    def build(self, input_shape: Any) -> None:
         kernel_initializer, bias_initializer = self._initializers
         self.kernel = self.add_weight((input_shape[-1], self.units), kernel_initializer)
         self.bias = self.add_weight((self.units,), bias_initializer) if self.use_bias else None

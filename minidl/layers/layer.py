@@ -20,8 +20,8 @@ _pending: weakref.WeakSet[Layer] = weakref.WeakSet()  # layers whose added losse
 class Layer:
     """Base of all layers and models.
 
-    Attributes that are Parameters or Layers, or lists, tuples or dicts of them, belong to the layer,
-    in the order of their first assignment; their names follow the attributes: `encoder.0.kernel`.
+    Attributes that are Parameters or Layers, or lists, tuples or dicts of them, belong to the
+    layer, in the order of their first assignment, and are named after them: `encoder.0.kernel`.
 
     Subclasses write `call(*inputs)`, and `build(input_shape)` where parameters depend on the
     input's shape. `build` runs at the first call, with the shape of the first argument (a tuple of
@@ -109,15 +109,13 @@ class Layer:
 
     def unbuilt(self) -> list[str]:
         """The names of the layers that have not been built yet."""
-        return [
-            name or type(layer).__name__
-            for name, layer in self.walk()
-            if not layer.built and type(layer).build is not Layer.build
-        ]
+        return [name or type(layer).__name__ for name, layer in self.walk() if layer._waits()]
+
+    def _waits(self) -> bool:
+        return not self.built and type(self).build is not Layer.build
 
     def _require_built(self, what: str) -> None:
-        unbuilt = self.unbuilt()
-        if unbuilt:
+        if unbuilt := self.unbuilt():
             raise BuildError(
                 f"{type(self).__name__}: {what}: not built yet: {', '.join(unbuilt)}; give their "
                 "input sizes, or call the model once on a batch"
@@ -166,12 +164,10 @@ class Layer:
         """
         if not _pending:
             return []
-        taken: list[Tensor] = []
-        for _, layer in self.walk():
-            if layer in _pending:
-                taken += vars(layer).pop("_losses")
-                _pending.discard(layer)
-        return taken
+        found = [layer for _, layer in self.walk() if layer in _pending]
+        for layer in found:
+            _pending.discard(layer)
+        return [loss for layer in found for loss in vars(layer).pop("_losses")]
 
     # Modes
 
@@ -227,19 +223,19 @@ class Layer:
     @property
     def device(self) -> str:
         """Where the parameters are (the current device where there are none)."""
-        tensors = self._tensors()
-        return tensors[0].device if tensors else backend.current_device()
+        first = next(self._tensors(), None)
+        return backend.current_device() if first is None else first.device
 
     @property
     def dtype(self) -> np.dtype:
         """The dtype of the first floating parameter (the default dtype where there are none)."""
-        floats = [t.dtype for t in self._tensors() if t.dtype.kind == "f"]
-        return floats[0] if floats else backend.current_dtype()
+        kinds = (t.dtype for t in self._tensors() if t.dtype.kind == "f")
+        return next(kinds, backend.current_dtype())
 
-    def _tensors(self) -> list[Tensor]:
-        members = [m for _, layer in self.walk() for _, m in layer.members()]
-        parameters: list[Tensor] = [m for m in members if isinstance(m, Parameter)]
-        return parameters + [buffer for _, buffer in self.named_buffers()]
+    def _tensors(self) -> Iterator[Tensor]:
+        for _, layer in self.walk():
+            yield from (m for _, m in layer.members() if isinstance(m, Parameter))
+        yield from (buffer for _, buffer in self.named_buffers())
 
     # State
 
@@ -264,33 +260,29 @@ class Layer:
         own: dict[str, Tensor] = dict([*self.named_parameters(), *self.named_buffers()])
         missing = [name for name in own if name not in state]
         unexpected = [name for name in state if name not in own]
-        common = [name for name in own if name in state]
         shapes = [
-            f"{name}: expected {own[name].shape}, got {np.shape(state[name])}"
-            for name in common
-            if np.shape(state[name]) != own[name].shape
+            f"{name}: expected {tensor.shape}, got {np.shape(state[name])}"
+            for name, tensor in own.items()
+            if name in state and np.shape(state[name]) != tensor.shape
         ]
-        problems = [f"shapes differ: {'; '.join(shapes)}"] if shapes else []
+        listed = {"shapes differ": shapes}
         if strict:
-            problems += [f"missing: {', '.join(missing)}"] if missing else []
-            problems += [f"unexpected: {', '.join(unexpected)}"] if unexpected else []
+            listed |= {"missing": missing, "unexpected": unexpected}
+        problems = [f"{what}: {', '.join(names)}" for what, names in listed.items() if names]
         if problems:
             raise SerializationError(
-                f"load_state_dict: {type(self).__name__}: {'. '.join(problems)}. Build the model as "
-                "it was when saved, or pass strict=False to load what fits by name"
+                f"load_state_dict: {type(self).__name__}: {'; '.join(problems)}. Build the model "
+                "as it was when saved, or pass strict=False to load what has the same name"
             )
-        for name in common:
-            if isinstance(own[name], Parameter):
-                own[name].assign_(state[name])
-            else:
-                self._set_buffer(name, own[name], state[name])
-        return missing, unexpected
-
-    def _set_buffer(self, path: str, old: Tensor, value: Any) -> None:
+        for name, parameter in self.named_parameters():
+            if name in state:
+                parameter.assign_(state[name])
         for prefix, layer in self.walk():
             for name in layer._buffers:
-                if _join(prefix, name) == path:
-                    setattr(layer, name, Tensor(value, dtype=old.dtype, device=old.device))
+                if (path := _join(prefix, name)) in state:
+                    old = own[path]
+                    setattr(layer, name, Tensor(state[path], dtype=old.dtype, device=old.device))
+        return missing, unexpected
 
     # Looking
 
@@ -302,8 +294,7 @@ class Layer:
             own = [m for _, m in layer.members() if isinstance(m, Parameter)]
             new = [p for p in own if id(p) not in seen]
             seen.update(map(id, new))
-            waits = name in layer.unbuilt() or (not name and type(self).__name__ in self.unbuilt())
-            count = "?" if waits and not own else f"{sum(p.size for p in new):,}"
+            count = "?" if layer._waits() else f"{sum(p.size for p in new):,}"
             indent = "  " * (name.count(".") + 1) if name else ""
             label = f"{indent}{name} ({type(layer).__name__})" if name else type(layer).__name__
             rows.append((label, _batched(layer._output_shape), count))
@@ -336,6 +327,8 @@ def _marking_built(build: Callable) -> Callable:
     def wrapped(self: Layer, *args: Any, **kwargs: Any) -> None:
         build(self, *args, **kwargs)
         self.built = True
+        if not self._trainable:  # frozen before the layers inside were made
+            self.trainable = False
 
     return wrapped
 
@@ -372,7 +365,7 @@ def _set_data(parameter: Parameter, array: backend.Array) -> None:
 
 
 def _options(layer: Layer) -> Iterator[str]:
-    """`name=value` for the constructor's arguments that the layer kept and that are not defaults."""
+    """`name=value` for the constructor's arguments that are kept and not defaults."""
     for name, p in inspect.signature(type(layer).__init__).parameters.items():
         value = getattr(layer, name, p.default)
         if name == "self" or value is None or isinstance(value, Tensor):

@@ -29,7 +29,7 @@ class LayerNormalization(Layer):
         if input_size is not None:
             self.build((None, input_size))
 
-    def build(self, input_shape: tuple[int, ...]) -> None:
+    def build(self, input_shape: Any) -> None:
         size = (input_shape[-1],)
         self.gamma = self.add_weight(size, "ones") if self.scale else None
         self.beta = self.add_weight(size, "zeros") if self.center else None

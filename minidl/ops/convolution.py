@@ -1,8 +1,9 @@
 """Convolution along time, channels last.
 
-Three ops, closed under differentiation: the convolution, its gradient for the input, and its gradient
-for the kernel. Each is bilinear, and the derivative of each is the other two, so that a gradient of
-any order runs at full speed. `conv1d_definition` says the same readably, and is the tests' oracle.
+Three ops, closed under differentiation: the convolution, its gradient for the input, and its
+gradient for the kernel. Each is bilinear, and the derivatives of each are the other two, so that a
+gradient of any order runs at full speed. `conv1d_definition` says the same readably, and is the
+tests' oracle.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from minidl.ops.shape import broadcast_to, count_of, shape_of
 
 __all__ = ["conv1d"]
 
-BLOCK = 1 << 20  # bytes of the buffer that holds some items' windows: within a core's cache
+BLOCK = 3 << 19  # bytes of the buffer that holds some items' windows: within a core's cache
 
 
 def conv1d(
@@ -74,7 +75,7 @@ def _check(x: tuple, kernel: tuple, bias: tuple | None, groups: int) -> None:
         )
     if len(kernel) != 3 or kernel[0] == 0:
         raise ShapeError(
-            f"conv1d: kernel: expected (size, channels // groups, filters) with size 1 or more, got "
+            "conv1d: kernel: expected (size, channels // groups, filters) with size 1 or more, got "
             f"{kernel}; give kernel three such axes"
         )
     if groups < 1 or x[2] % groups or kernel[2] % groups:
@@ -106,7 +107,7 @@ def _widths(padding: Any, time: int, size: int, stride: int, dilation: int) -> t
             total = max((-(-time // stride) - 1) * stride + reach + 1 - time, 0)
             return total // 2, total - total // 2
         raise ValueError(
-            f"conv1d: padding: expected 'valid', 'same', 'causal', an integer or (left, right), got "
+            "conv1d: padding: expected 'valid', 'same', 'causal', an integer or (left, right), got "
             f"{padding!r}; use one of them"
         )
     left, right = padding if isinstance(padding, (tuple, list)) else (padding, padding)
@@ -186,7 +187,7 @@ def _matrices(kernel: Any, groups: int) -> Any:
 
 
 def _by_group(x: Any, groups: int) -> Any:
-    """(batch, time, channels) as (groups, batch * time, channels // groups), a view if it can be."""
+    """(batch, time, channels) as (groups, batch * time, channels // groups); a view if it can."""
     batch, time, channels = x.shape
     return x.reshape(batch * time, groups, channels // groups).transpose(1, 0, 2)
 
@@ -232,6 +233,13 @@ def _windows(x: Any, steps: int, size: int, geometry: Geometry) -> Any:
     )
 
 
+def _products(x: Any, y: Any, out: Any = None) -> Any:
+    """One matrix product a group; of a single group a plain one, as CuPy copies what is batched."""
+    if x.shape[0] > 1:
+        return namespace(x).matmul(x, y, out=out)
+    return namespace(x).matmul(x[0], y[0], out=None if out is None else out[0])
+
+
 def _over_batch(work: Callable[[int, int], Any], x: Any, products: int) -> list:
     """The results of `work(start, stop)` over the batch of `x`: in two halves, where that pays."""
     batch = x.shape[0]
@@ -255,7 +263,7 @@ def _convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool
     def work(start: int, stop: int) -> None:
         for items, columns in _columns(x, steps, size, geometry, start, stop):
             block = out[items]
-            xp.matmul(columns, matrices, out=_by_group(block, groups))
+            _products(columns, matrices, _by_group(block, groups))
             if bias is not None:
                 block += bias
             if positive:
@@ -295,7 +303,7 @@ def _scatter(y: Any, kernel: Any, time: int, geometry: Geometry) -> Any:
     """`_input_gradient` for any stride: one product, then one addition a tap."""
     xp, (size, channels, _), (batch, steps, _) = namespace(y), kernel.shape, y.shape
     stride, left, right, dilation, groups = geometry
-    spread = xp.matmul(_by_group(y, groups), _matrices(kernel, groups).swapaxes(1, 2))
+    spread = _products(_by_group(y, groups), _matrices(kernel, groups).swapaxes(1, 2))
     spread = spread.reshape(groups, batch, steps, size, channels).transpose(1, 2, 3, 0, 4)
     spread = spread.reshape(batch, steps, size, groups * channels)
     out = xp.zeros((batch, left + time + right, groups * channels), spread.dtype)
@@ -317,7 +325,7 @@ def _kernel_gradient(x, y, size, geometry):
         total = xp.zeros((groups, size * channels, filters // groups), dtype)
         part = xp.empty_like(total)
         for items, columns in _columns(x, steps, size, geometry, start, stop):
-            xp.matmul(columns.swapaxes(1, 2), _by_group(y[items], groups), out=part)
+            _products(columns.swapaxes(1, 2), _by_group(y[items], groups), part)
             total += part
         return total
 

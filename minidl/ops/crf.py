@@ -1,6 +1,6 @@
 """Kernels of the linear-chain CRF on bare arrays: log Z and its gradient, a path's score, Viterbi.
 
-The definition of all this is the scan in `minidl.functional.crf`; it shares no code with this file.
+The definition of all this is `minidl.functional.semirings`, which shares no code with this file.
 Shapes: emissions (batch, time, tags), transitions (tags, tags) from row to column, start and end
 (tags,), mask (batch, time). A forbidden start, step or end has score -inf here.
 
@@ -151,7 +151,7 @@ class Exponential:
 
     def _scan(self, x: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(y, alpha); y takes the place of x."""
-        time, tags, batch = x.shape
+        _, tags, batch = x.shape
         step = np.concatenate([self.a.T, np.ones((tags, tags))])
         alpha, product = np.empty(x.shape), np.empty((2 * tags, batch))
         moved, total = product[:tags], product[tags:]
@@ -170,8 +170,7 @@ class Exponential:
 
     def backward(self, g: np.ndarray) -> tuple[np.ndarray, ...]:
         """Gradients of sum(g * log_z) by emissions, transitions, start and end."""
-        time, _, batch = self.y.shape
-        tags = self.tags
+        time, tags = len(self.y), self.tags
         p, flow = np.empty_like(self.y), np.empty_like(self.y)
         v = np.multiply(self.last[:, None], np.where(self.refused, 0.0, g) / self.final, out=p[-1])
         for t in range(time - 1, 0, -1):
@@ -205,8 +204,9 @@ def _logsumexp(x: Array, axis: int) -> Array:
 class Logarithmic:
     """Log Z by a scan in log space, and its gradients by `backward`: for any scores, any device.
 
-    `kept` is a mask without gaps; there is at least one step. The maximum is taken out at each step, so that a long row in
-    float32 keeps its precision. A row without a path has log Z -inf and gradient 0.
+    `kept` is a mask without gaps; there is at least one step. The maximum is taken out at each
+    step, so that a long row in float32 keeps its precision. A row without a path has log Z -inf
+    and gradient 0.
     """
 
     def __init__(
@@ -238,7 +238,7 @@ class Logarithmic:
     def backward(self, g: Array) -> tuple[Array, ...]:
         """Gradients of sum(g * log_z) by emissions, transitions, start and end."""
         xp = namespace(g)
-        batch, time, tags = self.shape
+        time = self.shape[1]
         closing = xp.exp(self.final - _finite(self.rest)[:, None])
         p = closing = xp.where(self.some, g, xp.zeros_like(g))[:, None] * closing
         nothing, steps = xp.zeros_like(p), xp.zeros_like(self.transitions)
@@ -325,9 +325,7 @@ def _log_partition_rule(
     return (by_emissions, *(x.astype(transitions_dtype) for x in shared))
 
 
-crf_log_partition.defvjp(
-    joint=_log_partition_rule, of=("emissions", "transitions", "start", "end")
-)
+crf_log_partition.defvjp(joint=_log_partition_rule, of=("emissions", "transitions", "start", "end"))
 
 
 @primitive(residuals=True)
@@ -397,7 +395,9 @@ crf_path_score.defvjp(joint=_path_score_rule, of=("emissions", "transitions", "s
 def _one_hot(tags: Array, all_tags: Array, weight: Array) -> Array:
     """`weight` at each tag's place along a new last axis, 0 elsewhere."""
     xp = namespace(weight)
-    return xp.where(tags[..., None] == all_tags, weight[..., None], xp.zeros_like(weight[..., None]))
+    return xp.where(
+        tags[..., None] == all_tags, weight[..., None], xp.zeros_like(weight[..., None])
+    )
 
 
 def _count_steps(origin: Array, target: Array, weight: Array, count: int) -> Array:

@@ -15,7 +15,6 @@ import numpy as np
 from minidl.autodiff import Draw, call, primitive, samples
 from minidl.backend import Array, current_dtype, in_two, namespace, special
 from minidl.ops.comparison import SCALARS, equal, logical_and, owner
-from minidl.samples import REGISTRY
 
 __all__ = [
     "abs", "absolute", "add", "arccos", "arcsin", "arctan", "astype", "ceil", "clip", "cos", "cosh",
@@ -223,7 +222,6 @@ absolute = _unary(
     "absolute", "|x| (gradient 0 at 0)", lambda g, x: g * sign(x), away=(0,), floats=False
 )
 abs = absolute
-samples(abs, name="abs")(REGISTRY["absolute"].draw_case)
 sign: Any = _unary(
     "sign", "-1, 0 or 1: the sign of x; its gradient is zero", lambda g: zeros_like(g),
     away=(0,), floats=False,
@@ -247,7 +245,7 @@ arccos = _unary("arccos", "The angle of cosine x", lambda g, x: -g / sqrt(1 - x 
 arctan = _unary("arctan", "The angle of tangent x", lambda g, x: g / (1 + x * x))
 sinh = _unary("sinh", "(exp(x) - exp(-x)) / 2", lambda g, x: g * cosh(x))
 cosh: Any = _unary("cosh", "(exp(x) + exp(-x)) / 2", lambda g, x: g * sinh(x))
-tanh = _unary("tanh", "sinh(x) / cosh(x)", lambda g, out: g * (1 - out * out))
+tanh = _unary("tanh", "sinh(x) / cosh(x)", lambda g, out: g - g * out * out)
 
 floor = _unary(
     "floor", "The largest integer up to x; its gradient is zero", lambda g: zeros_like(g),
@@ -276,7 +274,7 @@ def _(draw: Draw):
 @primitive(floats=True)
 def erf(x: Array) -> Array:
     """The error function, 2 / sqrt(pi) times the integral of exp(-t * t) from 0 to x."""
-    return halves(special(x).erf, x)
+    return halves(special(x).erf, x).astype(x.dtype, copy=False)  # SciPy knows no float16
 
 
 erf.defvjp(x=lambda g, x: g * exp(-(x * x)) * (2 / math.sqrt(math.pi)))
@@ -353,8 +351,8 @@ def where(condition: Array, x: Array, y: Array) -> Array:
     change its argument by a `where` before the function that has the pole.
     """
     out = owner(condition, x, y).where(condition, x, y)
-    if isinstance(x, SCALARS) and isinstance(y, SCALARS) and out.dtype == np.float64:
-        return out.astype(current_dtype())  # plain numbers take the default dtype
+    if type(x) in SCALARS and type(y) in SCALARS and out.dtype == np.float64:
+        return out.astype(current_dtype())  # plain numbers, not NumPy's scalars
     return out
 
 
@@ -384,7 +382,7 @@ def exp_below(x: Array, total: Array) -> Array:
 
     0 where both are -inf, 1 where both are inf.
     """
-    largest = float(namespace(total).finfo(total.dtype).max)
+    largest = float(np.finfo(total.dtype).max)
     return exp(minimum(x, largest) - clip(total, -largest, largest))
 
 
@@ -411,11 +409,16 @@ def astype(x: Array, dtype: Any) -> Array:
 astype.defvjp(x=lambda g, x_dtype: astype(g, x_dtype))
 
 
-def _to_own(x: Array) -> Array:
-    return astype(x, x.dtype)  # whatever dtype the check is in
+@samples(astype, differentiable=False)
+def _(draw: Draw):
+    return call(draw.array(draw.shape()), draw.choice(["int64", "bool"]))
 
 
-@samples(_to_own, name="astype")
+def _to_own_dtype(x: Array) -> Array:
+    return astype(x, x.dtype)  # the checks run in several
+
+
+@samples(_to_own_dtype, name="astype_of_floats")
 def _(draw: Draw):
     return call(draw.array(draw.shape()))
 

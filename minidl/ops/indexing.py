@@ -168,10 +168,8 @@ def _sum_rows(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
     n, width = values.shape
     if width == 1 or values.size < SPARSE_FROM:
         out = np.zeros((count, width), values.dtype)
-        if width == 1:
-            np.add.at(out[:, 0], rows, values[:, 0])
-        else:
-            np.add.at(out, rows, values)
+        line = 0 if width == 1 else _WHOLE  # add.at has a fast path for one axis
+        np.add.at(out[:, line], rows, values[:, line])
         return out
     from scipy.sparse import csc_array
 
@@ -197,8 +195,7 @@ def _draw_index(draw: Draw, shape: tuple[int, ...], repeats: bool = True) -> tup
     """An index of any form into an array of `shape`; without `repeats`, none is named twice."""
     kind = draw.choice(["basic", "mask", "arrays"])
     if kind == "mask":
-        depth = draw.integer(0, len(shape))
-        return (draw.mask(shape[:depth]),)
+        return (draw.mask(shape[: draw.integer(0, len(shape))]),)
     arrays = draw.shape(max_dims=2, max_side=3)
     budget = 0 if kind == "basic" else 3 if repeats else 1
     entries: list = []
@@ -218,6 +215,13 @@ def _draw_index(draw: Draw, shape: tuple[int, ...], repeats: bool = True) -> tup
     if draw.boolean():
         entries.append(Ellipsis)
     return tuple(entries)
+
+
+@samples(getitem_adjoint)
+def _(draw: Draw):
+    x = np.zeros(draw.shape())
+    index = _normal("getitem", x, _draw_index(draw, x.shape))
+    return call(draw.array(x[index].shape), index, x.shape)
 
 
 @samples(getitem)
@@ -481,15 +485,13 @@ def _(draw: Draw):
 
 @primitive
 def nonzero(x: Any) -> tuple:
-    """The positions of the entries that are not 0, an integer array for each axis; CPU only."""
-    if namespace(x) is not np:
-        raise DeviceError(
-            f"nonzero: x: expected an array on cpu, got one on {backend.device_of(x)}: the length "
-            "of the result is not known without waiting for the device; use x.numpy()"
-        )
+    """The positions of the entries that are not 0, an integer array for each axis of `x`.
+
+    Not differentiable. How many there are, a GPU must be waited for: keep it out of training steps.
+    """
     if x.ndim == 0:
         raise ShapeError("nonzero: x: expected at least one axis, got (); use atleast_1d(x)")
-    return np.nonzero(x)
+    return namespace(x).nonzero(x)
 
 
 @samples(nonzero, differentiable=False)

@@ -1,8 +1,8 @@
 """Matrix functions of numpy.linalg: inverses, determinants and spectra of (batches of) matrices.
 
 The derivatives follow Giles, "Collected matrix derivative results for forward and reverse mode
-algorithmic differentiation" (2008), and where named Murray (2016) and Townsend (2016). A matrix that
-has no inverse raises numpy.linalg.LinAlgError on NumPy, and gives nan or inf on CuPy.
+algorithmic differentiation" (2008), and where named Murray (2016) and Townsend (2016). A matrix
+that has no inverse raises numpy.linalg.LinAlgError on NumPy, and gives nan or inf on CuPy.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Products of arrays, sums over the axes they share, and diagonals (the adjoint of which einsum needs).
+"""Products of arrays, sums over the axes they share, and diagonals.
 
-matmul and einsum do the work; each is its own derivative's op, so any order costs the same code.
+matmul and einsum do the work; the derivative of each is the same op again, of any order.
 """
 
 from __future__ import annotations
@@ -356,7 +356,7 @@ def _contract(*operands, terms, output):
         rest = [part for part in parts if not any(part is chosen for chosen in best)]
         keep = set(output).union(*(term for _, term in rest))
         parts = [*rest, _pair(*best, keep)]
-    x, term = _sum_out(*parts[0], set(output))
+    x, term = _sum_out(parts[0], set(output))
     x = x.transpose([term.index(label) for label in output])
     return x.copy() if len(operands) == 1 else x
 
@@ -369,7 +369,8 @@ def _growth(pair: tuple) -> int:
     return math.prod(sizes.values()) // max(common, 1) - x.size - y.size
 
 
-def _sum_out(x: Any, term: tuple, keep: set) -> tuple[Any, tuple]:
+def _sum_out(part: tuple, keep: set) -> tuple[Any, tuple]:
+    x, term = part
     axes = tuple(axis for axis, label in enumerate(term) if label not in keep)
     if not axes:
         return x, term
@@ -380,8 +381,8 @@ def _sum_out(x: Any, term: tuple, keep: set) -> tuple[Any, tuple]:
 
 def _pair(left: tuple, right: tuple, keep: set) -> tuple[Any, tuple]:
     """The product of two labelled arrays as one batched matrix product (or elementwise)."""
-    x, a = _sum_out(*left, keep | set(right[1]))
-    y, b = _sum_out(*right, keep | set(a))
+    x, a = _sum_out(left, keep | set(right[1]))
+    y, b = _sum_out(right, keep | set(a))
     sizes = dict(zip((*a, *b), (*x.shape, *y.shape), strict=True))
     batch = [label for label in a if label in b and label in keep]
     inner = [label for label in a if label in b and label not in keep]
@@ -401,7 +402,7 @@ def _pair(left: tuple, right: tuple, keep: set) -> tuple[Any, tuple]:
 
 
 def _contract_vjp(g, operands, operands_shape, terms, output, needs):
-    gradients: list = [None] * len(terms)
+    gradients = [None] * len(terms)
     for i, needed in enumerate(needs):
         if not needed:
             continue

@@ -16,7 +16,7 @@ from minidl.backend import Array, namespace
 from minidl.errors import ShapeError
 from minidl.ops.comparison import equal
 from minidl.ops.elementwise import absolute, astype, exp, exp_below, halves, where
-from minidl.ops.shape import broadcast_to, flip, many_axes, one_axis, reshape, transpose
+from minidl.ops.shape import broadcast, flip, many_axes, one_axis, reshape, transpose
 
 __all__ = [
     "all", "any", "argmax", "argmin", "count_nonzero", "cumsum", "log_softmax", "logsumexp", "max",
@@ -24,6 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 Axis = int | tuple[int, ...] | None
+_HALF, _SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 
 
 # --- Shapes ---------------------------------------------------------------------------------------
@@ -44,7 +45,7 @@ def _keep(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array
 
 def _spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:
     """`g`, of the reduced shape, repeated over the reduced axes."""
-    return broadcast_to(_keep(g, shape, axis, keepdims), shape)
+    return broadcast(_keep(g, shape, axis, keepdims), shape)
 
 
 def _reduce(name: str, x: Array, axis: Axis, keepdims: bool) -> Array:
@@ -63,9 +64,10 @@ def _reduce(name: str, x: Array, axis: Axis, keepdims: bool) -> Array:
 def _add(op: str, x: Array, axis: Axis, keepdims: bool = False) -> Array:
     """The sum, in float32 for float16."""
     try:
-        return x.sum(
-            axis=axis, dtype=np.float32 if x.dtype == np.float16 else None, keepdims=keepdims
-        )
+        dtype = _SINGLE if x.dtype == _HALF else None
+        if type(x) is np.ndarray:  # what x.sum() comes to, without its detour
+            return np.add.reduce(x, axis, dtype, None, keepdims)
+        return x.sum(axis=axis, dtype=dtype, keepdims=keepdims)
     except ValueError:
         many_axes(op, axis, x.ndim)
         raise
@@ -78,7 +80,7 @@ def _add(op: str, x: Array, axis: Axis, keepdims: bool = False) -> Array:
 def sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     """The sum over `axis`."""
     total = _add("sum", x, axis, keepdims)
-    return total.astype(x.dtype) if x.dtype == np.float16 else total
+    return total.astype(_HALF) if x.dtype == _HALF else total
 
 
 sum.defvjp(x=lambda g, x_shape, axis, keepdims: _spread(g, x_shape, axis, keepdims))

@@ -37,6 +37,8 @@ __all__ = [
     "triu",
 ]
 
+_FEW = 1024  # entries that are copied faster than a view of them is made
+
 
 # --- Shapes and axes as arguments -----------------------------------------------------------------
 
@@ -329,8 +331,12 @@ def _(draw: Draw):
 
 
 @primitive(view=True)
-def _broadcast_to(x, shape):
+def broadcast(x, shape):
     try:
+        if type(x) is np.ndarray and x.ndim <= len(shape) and math.prod(shape) < _FEW:
+            out = np.empty(shape, x.dtype)
+            out[...] = x
+            return out
         return namespace(x).broadcast_to(x, shape)
     except ValueError:
         raise ShapeError(
@@ -339,12 +345,12 @@ def _broadcast_to(x, shape):
         ) from None
 
 
-_broadcast_to.defvjp(x=lambda g: g)  # the engine sums it down to x's shape
+broadcast.defvjp(x=lambda g: g)  # the engine sums it down to x's shape
 
 
 def broadcast_to(x: Any, shape: int | Sequence[int]) -> Any:
-    """`x` repeated, without being copied, to `shape`; a read-only view on NumPy."""
-    return _broadcast_to(x, _as_tuple(shape, ()))
+    """`x` repeated to `shape`: a view, read-only on NumPy, unless it is small."""
+    return broadcast(x, _as_tuple(shape, ()))
 
 
 @samples(broadcast_to)
@@ -366,7 +372,7 @@ def repeat(x: Any, repeats: int, axis: int | None = None) -> Any:
     axis = one_axis("repeat", axis, len(shape))
     before, side, after = shape[:axis], shape[axis], shape[axis + 1 :]
     x = _reshape(x, (*before, side, 1, *after))
-    x = _broadcast_to(x, (*before, side, repeats, *after))
+    x = broadcast(x, (*before, side, repeats, *after))
     return _reshape(x, (*before, side * repeats, *after))
 
 
@@ -385,7 +391,7 @@ def tile(x: Any, reps: int | Sequence[int]) -> Any:
     counts = (1,) * (ndim - len(counts)) + counts
     shape = (1,) * (ndim - len(shape)) + shape
     x = _reshape(x, tuple(chain.from_iterable((1, n) for n in shape)))
-    x = _broadcast_to(x, tuple(chain.from_iterable(zip(counts, shape, strict=True))))
+    x = broadcast(x, tuple(chain.from_iterable(zip(counts, shape, strict=True))))
     return _reshape(x, tuple(map(operator.mul, counts, shape)))
 
 

@@ -139,6 +139,8 @@ def likely_cause(analytic: np.ndarray, numeric: np.ndarray, out_shapes: Sequence
         return "the gradient is zero: a dependence was dropped or detached, or a mask is wrong"
     if close(a, -n):
         return "the sign"
+    if np.array_equal(np.abs(a) > 1e-5 * scale, np.abs(n) <= 1e-5 * scale):
+        return "an inverted mask: the gradient is zero where it should not be, and only there"
     factor = float(a @ n / (n @ n))
     if close(a, factor * n):
         return f"a factor: the gradient is {factor:.6g} times what it should be"

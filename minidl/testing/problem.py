@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidl import autodiff, backend, random
-from minidl.graph import Leaf, Parameter, Tensor, wrap
+from minidl.graph import Leaf, Tensor, wrap
 
 Arrays = Sequence[np.ndarray]
 
@@ -26,7 +26,7 @@ class Problem:
         self.names = tuple(names)
         self.point = list(point)
         self.device = device
-        self._apply = apply
+        self._apply = apply  # (leaves, record, an ExitStack that lasts as long as the graph is used)
         self._random_state = random.generator().state()
 
     @contextmanager
@@ -43,7 +43,7 @@ class Problem:
             stack.enter_context(np.errstate(all="ignore"))
             stack.enter_context(autodiff.enable_grad() if record else autodiff.no_grad())
             leaves = [_leaf(array, dtype, self.device, record) for array in arrays]
-            outputs = self._apply(leaves, record)
+            outputs = self._apply(leaves, record, stack)
             yield leaves, outputs
 
     def values(self, arrays: Arrays) -> list[np.ndarray]:
@@ -55,10 +55,10 @@ class Problem:
         """The gradient of <outputs, cotangents> as a function of the point and the cotangents."""
         count = len(self.point)
 
-        def apply(tensors: list[Tensor], record: bool) -> list[Tensor]:
+        def apply(tensors: list[Tensor], record: bool, stack: ExitStack) -> list[Tensor]:
             with autodiff.enable_grad():
                 leaves = [x if x.requires_grad else _relief(x) for x in tensors[:count]]
-                outputs = self._apply(leaves, True)
+                outputs = self._apply(leaves, True, stack)
                 return gradients(outputs, leaves, tensors[count:], create_graph=record)
 
         names = [*self.names, *(f"g[{i}]" if i else "g" for i in range(len(cotangents)))]
@@ -108,15 +108,15 @@ def make_problem(
         )
         return [y for y in _outputs(result, name, bare) if bare or y.dtype.kind == "f"]
 
-    trained = _parameters(f, parameters, evaluate, planter)
+    named = _parameters(f, parameters, evaluate, planter)
+    trained = [p for _, p in named]
 
-    def apply(tensors: list[Tensor], record: bool) -> list[Tensor]:
-        inputs = tensors[: len(tensors) - len(trained)]
-        with _planted(trained, tensors[len(inputs) :]):
-            return evaluate([*inputs])
+    def apply(tensors: list[Tensor], record: bool, stack: ExitStack) -> list[Tensor]:
+        stack.enter_context(_planted(trained, tensors[len(tensors) - len(trained) :]))
+        return evaluate(tensors)
 
-    for i, p in enumerate(trained):
-        planter.add(backend.to_host(p._data), p.name or f"parameters[{i}]")
+    for label, p in named:
+        planter.add(backend.to_host(p._data), label)
     return Problem(f, planter.names, planter.point, apply, planter.device)
 
 
@@ -168,21 +168,22 @@ def _holds_arrays(value: Any) -> bool:
     return isinstance(value, Tensor) or backend.is_array(value)
 
 
-def _parameters(f: Callable, given: Any, evaluate: Callable, planter: _Planter) -> list[Parameter]:
-    """The parameters to check, of `given` or else of `f`; a layer is built by a first call."""
-    source = f if given is None else given
-    method = getattr(source, "parameters", None)
-    if callable(method):
+def _parameters(
+    f: Callable, given: Any, evaluate: Callable, planter: _Planter
+) -> list[tuple[str, Tensor]]:
+    """(name, parameter) of all that are trained, of `given` or else of `f`. A layer is built first,
+    by a call."""
+    source: Any = f if given is None else given
+    if callable(getattr(source, "named_parameters", None)):
         if source is f:
             with autodiff.replay(), autodiff.no_grad():
-                leaves = [_leaf(a, np.float32, planter.device, False) for a in planter.point]
-                evaluate(leaves)
-        source = method()
+                evaluate([_leaf(a, np.float32, planter.device, False) for a in planter.point])
+        found = list(source.named_parameters())
     elif given is None:
-        return []
-    found = source.values() if isinstance(source, dict) else source
-    unique = {id(p): p for p in found if p.requires_grad}
-    return list(unique.values())
+        found = []
+    else:
+        found = [(getattr(p, "name", None) or f"parameters[{i}]", p) for i, p in enumerate(given)]
+    return list({id(p): (name, p) for name, p in found if p.requires_grad}.values())
 
 
 @contextmanager
@@ -219,7 +220,9 @@ def same_layout(array: np.ndarray, dtype: Any) -> np.ndarray:
     """A copy in fresh memory and another dtype, at the same strides counted in elements."""
     dtype = np.dtype(dtype)
     steps = [stride // array.itemsize for stride in array.strides]
-    if array.flags.c_contiguous or any(s * array.itemsize != b for s, b in zip(steps, array.strides, strict=True)):
+    if array.flags.c_contiguous or any(
+        s * array.itemsize != b for s, b in zip(steps, array.strides, strict=True)
+    ):
         return np.array(array, dtype, order="C")
     if 0 in steps:
         return np.array(array, dtype, order="C")

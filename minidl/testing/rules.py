@@ -45,18 +45,18 @@ def _check_node(node: Node, device: str, generator: np.random.Generator, linear:
     op = node.op.__name__
     first, second = (_incoming(node, device, generator) for _ in range(2))
     before = _copies([first, *node.saved])
-    answers = node.op.contributions(node, first)
+    answers = _answers(node, first)
     kept = _copies([answer for _, _, answer in answers])
     for name, parent, answer in answers:
         _check_form(op, name, node, parent, unwrap(answer))
-    others = node.op.contributions(node, second)
+    others = _answers(node, second)
     _compare(op, "mutated gradient", before[:1], [first], "the rule wrote into g, which others use")
     _compare(op, "mutated input", before[1:], node.saved, "the rule wrote into an input or output")
     now = [answer for _, _, answer in answers]
     _compare(op, "reused buffer", kept, now, "a later call of the rule changed an earlier answer")
     if not linear:
         return
-    both = node.op.contributions(node, _combine(first, second))
+    both = _answers(node, _combine(first, second))
     for (name, _, a), (_, _, b), (_, _, c) in zip(answers, others, both, strict=True):
         expected = 0.7 * _host(a) - 1.3 * _host(b)
         actual = _host(c)
@@ -70,6 +70,11 @@ def _check_node(node: Node, device: str, generator: np.random.Generator, linear:
                 "used twice or under a nonlinear function",
                 argument=name, cause="nonlinear in g",
             )  # fmt: skip
+
+
+def _answers(node: Node, g: Any) -> list:
+    """(argument, parent, what its rule returned), without those that returned None, for zero."""
+    return [answer for answer in node.op.contributions(node, g) if answer[2] is not None]
 
 
 def _check_form(op: str, name: str, node: Node, parent: Any, answer: Any) -> None:
@@ -134,7 +139,9 @@ def _compare(op: str, stage: str, before: Any, now: Any, message: str) -> None:
     if isinstance(before, list):
         for old, new in zip(before, now, strict=True):
             _compare(op, stage, old, new, message)
-    elif before is not None and not np.array_equal(before, _host(now), equal_nan=before.dtype.kind == "f"):
+    elif before is not None and not np.array_equal(
+        before, _host(now), equal_nan=before.dtype.kind == "f"
+    ):
         raise GradientCheckError(stage, op, message, cause=stage)
 
 

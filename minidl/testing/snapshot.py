@@ -96,7 +96,7 @@ def _line(signature: inspect.Signature) -> str:
             words.append("*")
             starred = True
         starred = starred or parameter.kind is parameter.VAR_POSITIONAL
-        mark = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        mark = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(parameter.kind.name, "")
         default = "" if parameter.default is parameter.empty else "="
         words.append(f"{mark}{parameter.name}{default}")
     return " ".join(words + ["/"] * positional)
@@ -128,7 +128,8 @@ def _methods(kind: type) -> dict[str, str]:
     """From the first line of the docstrings: `_ndarray_base.sort(self, int axis=-1, kind=None)`."""
     found = {}
     for name in _public(kind):
-        head = re.match(r"\w+\.\w+\(self(?:, (.*?))?\)(?: ->.*)?\n", f"{getattr(kind, name).__doc__}\n")
+        first = str(getattr(kind, name).__doc__).partition("\n")[0]
+        head = re.fullmatch(r"\w+\.\w+\(self(?:, (.*?))?\)(?: ->.*)?", first)
         if head is None:
             continue
         words = []

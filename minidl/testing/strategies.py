@@ -46,7 +46,10 @@ class HypothesisDraw(Draw):
 
 @st.composite
 def drawn(
-    draw: Callable, function: Callable[[Draw], Any], force: str | None = None, dtype: Any = np.float64
+    draw: Callable,
+    function: Callable[[Draw], Any],
+    force: str | None = None,
+    dtype: Any = np.float64,
 ) -> Any:
     """What `function(draw)` makes of a `Draw`: for all that the strategies below do not cover."""
     return function(HypothesisDraw(draw, force, dtype))
@@ -100,9 +103,8 @@ def arrays(
     >>> bool(abs(find(arrays((2,), away=[0.0]), lambda x: x[0] > x[1])).min() >= 0.15)
     True
     """
-    options = {"low": low, "high": high, "away": away, "gap": gap}
     return _with_shape(
-        shape, lambda draw, s: draw.array(s, **options, distinct=distinct, ties=ties), dtype=dtype
+        shape, lambda draw, s: draw.array(s, low, high, away, gap, distinct, ties), dtype=dtype
     )
 
 

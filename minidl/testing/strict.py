@@ -1,11 +1,12 @@
-"""A strict stand-in for CuPy, device "strict": finds, without a GPU, what would fail or be slow on one.
+"""A strict stand-in for CuPy, device "strict": finds without a GPU what fails or is slow on one.
 
-`xp` offers the names and keywords of CuPy's API (a snapshot of which is package data) over arrays in
+`xp` offers the names and keywords of CuPy's API (a snapshot of it is package data) over arrays in
 host memory. It refuses what CuPy refuses: implicit conversion to NumPy, mixing with NumPy arrays,
 lists as operands, names, keywords and ufunc methods that CuPy lacks. It also refuses what CuPy lets
 pass and should not: NumPy's functions on device arrays by dispatch, host arrays given to functions
-of xp, elements written twice by one `a[i] = v`, indices out of range (CuPy wraps around). Reductions
-give 0-d arrays. Where CuPy would synchronise with the host or upload, it counts, or raises:
+of xp, elements written twice by one `a[i] = v`, indices out of range (CuPy wraps around).
+Reductions give 0-d arrays. Where CuPy would synchronise with the host or upload, it counts, or
+raises:
 
     with strict.counting() as counts:
         train_step()
@@ -20,7 +21,6 @@ What it cannot see: races inside kernels, memory, speed, and the last digits of 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,12 @@ import numpy as np
 
 from minidl import backend
 from minidl.testing.strict_array import (
+    METADATA,
     SCALARS,
     StrictArray,
     host_index,
+    on_host,
+    quiet,
     refuse_operand,
     unwrap_operand,
     wrap,
@@ -59,9 +62,6 @@ __all__ = [
 
 _API = json.loads(Path(__file__).with_name("cupy_api.json").read_text(encoding="utf-8"))
 
-# CuPy never warns of a division by zero or of an overflow.
-warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"minidl\.testing\.strict")
-
 
 # --- Ufuncs ---------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ class StrictUfunc:
         self.name = self.__name__ = name
         self.nin, self.nout = int(words[0]), int(words[1])
         self.nargs = self.nin + self.nout
-        self._function = function
+        self._compute, self._numpy = quiet(function), function
         self._works = {word for word in words[2:] if ":" not in word}
         self._scatter = next((word[3:] for word in words if word.startswith("at:")), None)
 
@@ -99,7 +99,7 @@ class StrictUfunc:
         if kwargs or len(args) != self.nin:
             return self._call_with_more(args, kwargs)
         host = [x._array if type(x) is StrictArray else self._operand(x) for x in args]
-        result = self._function(*host)
+        result = self._compute(*host)
         return StrictArray(result) if type(result) is np.ndarray else wrap(result)
 
     def _operand(self, value: Any) -> Any:
@@ -114,7 +114,7 @@ class StrictUfunc:
             )
         if not self.nin <= len(args) <= self.nargs:
             raise TypeError(f"{self.name}: expected {self.nin} inputs, got {len(args)} arguments")
-        out = kwargs.pop("out", None)
+        inputs, out = args[: self.nin], kwargs.pop("out", None)
         if len(args) > self.nin:
             if out is not None:
                 raise ValueError(f"{self.name}: out is given by position and by keyword")
@@ -124,7 +124,7 @@ class StrictUfunc:
             raise TypeError(f"{self.name}: out: expected a device array")
         if out is not None:
             kwargs["out"] = tuple(x if x is None else x._array for x in outputs)
-        result = wrap(self._function(*(unwrap_operand(x, self.name) for x in args), **kwargs))
+        result = wrap(self._compute(*(unwrap_operand(x, self.name) for x in inputs), **kwargs))
         if out is None:
             return result
         results = result if self.nout > 1 else (result,)
@@ -138,7 +138,7 @@ class StrictUfunc:
                 "a reduction (xp.max, xp.all) or a loop over the steps"
             )
         line = "array indices axis= dtype= out=" if method == "reduceat" else _METHOD_LINES[method]
-        return adapt(method, line, getattr(self._function, method))
+        return adapt(method, line, getattr(self._numpy, method))
 
     def reduce(self, *args: Any, **kwargs: Any) -> Any:
         """Over an axis (default 0)."""
@@ -174,7 +174,7 @@ class StrictUfunc:
             raise TypeError(f"{self.name}.at: CuPy has no atomic operation for {array.dtype}")
         parts = host_index(indices if type(indices) is tuple else (indices,))
         value = np.asarray(unwrap_operand(b, f"{self.name}.at")).astype(array.dtype)
-        self._function.at(array, parts, value)
+        self._numpy.at(array, parts, value)
 
 
 _METHOD_LINES = {
@@ -223,14 +223,9 @@ _OWN: dict[str, Callable[..., Any]] = {
     "get_array_module": _get_array_module,
 }
 
-# They look at shapes and dtypes only, and give host values.
-_ON_HOST = frozenset(
-    "base_repr binary_repr broadcast_shapes can_cast common_type iscomplexobj isdtype isfortran "
-    "isrealobj isscalar issubdtype iterable may_share_memory min_scalar_type mintypecode ndim "
-    "promote_types result_type shape shares_memory size typename".split()
-)
 _NOT_MODELLED = frozenset(
-    "apply_along_axis apply_over_axes array2string array_repr array_str asfarray disp "
+    "apply_along_axis apply_over_axes array2string array_repr array_str asfarray base_repr "
+    "binary_repr disp "
     "format_float_positional format_float_scientific from_dlpack frombuffer fromfile fromfunction "
     "fromiter fromstring genfromtxt get_printoptions load loadtxt piecewise polyfit printoptions "
     "require save savetxt savez savez_compressed set_printoptions show_config".split()
@@ -251,13 +246,6 @@ _MENDS = {
     "random": "draw on the host, from minidl.random, and move the draws",
     "trapz": "use trapezoid",
 }
-
-
-def _on_host(function: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return function(*(a._array if type(a) is StrictArray else a for a in args), **kwargs)
-
-    return call
 
 
 # --- The module -----------------------------------------------------------------------------------
@@ -290,20 +278,22 @@ class Namespace:
         functions = _API["functions"].get(self._path, {})
         ufuncs = _API["ufuncs"].get(self._path, {})
         top = not self._path
-        known = name in functions or name in ufuncs or top and name in _API["host"] + _API["other"]
+        known = (
+            name in functions or name in ufuncs or (top and name in _API["host"] + _API["other"])
+        )
         mend = f"; {_MENDS[name]}" if name in _MENDS else ""
         if not known:
             raise AttributeError(f"{self._title()} {_API['cupy']} has no {name!r}{mend}")
         if top and name in _OWN:
             return _OWN[name]
-        theirs = getattr(self._backing(), name, None)
-        if theirs is None and name != "newaxis" or name in _NOT_MODELLED:
+        theirs: Any = getattr(self._backing(), name, None)
+        if (theirs is None and name != "newaxis") or name in _NOT_MODELLED:
             raise AttributeError(f"{self._title()}.{name} is not modelled by the stand-in{mend}")
         if name in ufuncs:
             return StrictUfunc(name, ufuncs[name], theirs)
         if name in functions:
-            if name in _ON_HOST:
-                return _on_host(theirs)
+            if name in METADATA:
+                return on_host(theirs)
             return adapt(name, functions[name], theirs)
         if name in _API["host"]:
             return theirs
@@ -330,7 +320,9 @@ xp = Namespace(
         "linalg": Namespace("linalg", lambda: np.linalg, {"LinAlgError": np.linalg.LinAlgError}),
         "fft": Namespace("fft", lambda: np.fft, {}),
         "lib": Namespace(
-            "lib", lambda: None, {"stride_tricks": Namespace("lib.stride_tricks", _stride_tricks, {})}
+            "lib",
+            lambda: None,
+            {"stride_tricks": Namespace("lib.stride_tricks", _stride_tricks, {})},
         ),
     },
 )
@@ -366,7 +358,6 @@ def _attach_methods() -> None:
     for name, line in _API["methods"].items():
         if name in _METHODS_NOT_MODELLED or name in vars(StrictArray):
             continue
-        line = {"argmax": "axis= * out= keepdims=", "argmin": "axis= * out= keepdims="}.get(name, line)
         function = getattr(np.ndarray, name, None) or getattr(np, name)
         setattr(StrictArray, name, own.get(name) or adapt(name, f"a {line}", function))
 

@@ -20,7 +20,14 @@ SCALARS = frozenset({bool, int, float, complex}) | {
 }
 _INTEGERS = {kind for kind in SCALARS if issubclass(kind, np.integer)}
 _BASIC = frozenset({int, slice, type(None), type(Ellipsis)} | _INTEGERS)
+# These look at shapes, dtypes and addresses only, and give host values; NumPy's own do as well.
+METADATA = frozenset(
+    "broadcast_shapes can_cast common_type iscomplexobj isdtype isfortran isrealobj isscalar "
+    "issubdtype iterable may_share_memory min_scalar_type mintypecode ndim promote_types "
+    "result_type shape shares_memory size typename".split()
+)
 _asarray = np.asarray
+quiet = np.errstate(all="ignore")  # decorates functions: CuPy never warns of what floats do
 
 
 class StrictArray:
@@ -127,10 +134,11 @@ class StrictArray:
         )
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **keywords: Any) -> Any:
-        first = inputs[0]
-        if method == "__call__" and isinstance(first, np.generic) and len(inputs) == 2:
-            if not keywords:  # `np.float32(2) * x`, which CuPy computes too
-                return _count_call() or wrap(ufunc(first, inputs[1]._array))
+        if (method, len(inputs), keywords) == ("__call__", 2, {}):
+            first, second = inputs
+            if isinstance(first, np.generic):  # `np.float32(2) * x`, which CuPy computes too
+                _count_call()
+                return wrap(ufunc(first, second._array))
         if any(type(x) is np.ndarray for x in (*inputs, *keywords.get("out", ()))):
             raise TypeError(_MIXED.format(ufunc.__name__))
         raise TypeError(
@@ -139,6 +147,8 @@ class StrictArray:
         )
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if function.__name__ in METADATA:
+            return on_host(function)(*args, **kwargs)
         raise TypeError(
             f"np.{function.__name__} was given a device array; CuPy computes it by dispatch, which "
             "hides where the work runs: take xp = namespace(x) and call the function of xp"
@@ -255,6 +265,15 @@ def wrap(result: Any) -> Any:
     return list(map(wrap, result)) if type(result) is list else result
 
 
+def on_host(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One of METADATA's functions, for device arrays."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*(a._array if type(a) is StrictArray else a for a in args), **kwargs)
+
+    return call
+
+
 def unwrap_operand(value: Any, name: str) -> Any:
     """The NumPy array of a device array, or the scalar; all else is refused."""
     kind = type(value)
@@ -286,6 +305,7 @@ def _other(value: Any, name: str) -> Any:
 def _binary(function: Callable[..., Any]) -> tuple[Callable, Callable, Callable]:
     """The operator, its reflection and its in-place form."""
     name = function.__name__
+    function = quiet(function)
 
     def forward(self: StrictArray, other: Any) -> Any:
         watch = watching.get()
@@ -318,6 +338,8 @@ def _binary(function: Callable[..., Any]) -> tuple[Callable, Callable, Callable]
 
 
 def _unary(function: Callable[..., Any]) -> Callable:
+    function = quiet(function)
+
     def operate(self: StrictArray) -> Any:
         _count_call()
         return wrap(function(self._array))
@@ -326,7 +348,7 @@ def _unary(function: Callable[..., Any]) -> Callable:
 
 
 def _attach_operators() -> None:
-    arithmetic = {
+    arithmetic: dict[str, Callable[..., Any]] = {
         "add": np.add,
         "sub": np.subtract,
         "mul": np.multiply,
@@ -347,25 +369,28 @@ def _attach_operators() -> None:
         setattr(StrictArray, f"__i{name}__", in_place)
     # NumPy's own operator knows the cheap powers, as CuPy's does.
     setattr(StrictArray, "__pow__", _binary(operator.pow)[0])  # noqa: B010
-    for name, function in {"matmul": np.matmul, "divmod": np.divmod}.items():
+    products: dict[str, Callable[..., Any]] = {"matmul": np.matmul, "divmod": np.divmod}
+    for name, function in products.items():
         forward, reflected, _ = _binary(function)
         setattr(StrictArray, f"__{name}__", forward)
         setattr(StrictArray, f"__r{name}__", reflected)
-    for name, function in {
+    comparisons: dict[str, Callable[..., Any]] = {
         "lt": np.less,
         "le": np.less_equal,
         "gt": np.greater,
         "ge": np.greater_equal,
         "eq": np.equal,
         "ne": np.not_equal,
-    }.items():
+    }
+    for name, function in comparisons.items():
         setattr(StrictArray, f"__{name}__", _binary(function)[0])
-    for name, function in {
+    unary: dict[str, Callable[..., Any]] = {
         "neg": np.negative,
         "pos": np.positive,
         "abs": np.absolute,
         "invert": np.invert,
-    }.items():
+    }
+    for name, function in unary.items():
         setattr(StrictArray, f"__{name}__", _unary(function))
     StrictArray.__hash__ = None  # type: ignore[assignment]
 

@@ -7,6 +7,7 @@ a name of xp is first used, so that a call costs little more than NumPy's own.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from minidl.testing.strict_array import (
     SCALARS,
     StrictArray,
     host_index,
+    quiet,
     refuse_duplicates,
     refuse_operand,
     unwrap_operand,
@@ -63,7 +65,7 @@ def _role(function: str, parameter: str) -> Callable[[Any], Any]:
         return lambda value: None if value is None else unwrap_operand(value, where)
     if parameter in _SEVERAL:
         return lambda value: _several(value, where)
-    if listed(_ARRAYS_OF) or parameter in _ARRAYS and not listed(_PLAIN_OF):
+    if listed(_ARRAYS_OF) or (parameter in _ARRAYS and not listed(_PLAIN_OF)):
         return _device(where)
     return _plain(where)
 
@@ -102,8 +104,10 @@ def _several(value: Any, where: str) -> Any:
 
 
 def _index(value: Any, where: str) -> Any:
-    if type(value) is int or type(value) is StrictArray:
-        return value if type(value) is int else value._array
+    if type(value) is int:
+        return value
+    if type(value) is StrictArray:
+        return value._array
     if where.startswith("repeat") and isinstance(value, np.ndarray):
         return refuse_operand(value, where)
     return host_index((value,))[0]
@@ -182,6 +186,7 @@ _WAITS_IF: dict[str, tuple[int, Callable[[tuple, dict], bool]]] = {
     "choose": (2, lambda args, kwargs: kwargs.get("mode", "raise") == "raise" and len(args) < 4),
 }
 _ARRAY_RESULT = frozenset(["allclose", "array_equal", "array_equiv", "count_nonzero"])
+_WARN_OF_EMPTY = frozenset("mean var std median average".split())
 _AS_METHODS = frozenset("sum prod max min mean any all var std cumsum cumprod".split())
 
 
@@ -194,6 +199,7 @@ def adapt(name: str, line: str, function: Callable[..., Any]) -> Callable[..., A
     if name in _AS_METHODS:
         function = getattr(np.ndarray, name)  # spares NumPy's own dispatch
     signature = Signature(name, _LINES.get(name, line), function)
+    function = quiet(_of_empty(function) if name in _WARN_OF_EMPTY else function)
     roles, most = signature.roles, len(signature.positional)
     out_at = signature.positional.index("out") if "out" in signature.positional else most
     required = len(signature.required)
@@ -222,6 +228,19 @@ def adapt(name: str, line: str, function: Callable[..., Any]) -> Callable[..., A
     adapted.__name__ = adapted.__qualname__ = name
     adapted.__doc__ = f"CuPy's {name}({line})."
     return adapted
+
+
+def _of_empty(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` without NumPy's warning that the mean of nothing is nan."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if args and args[0].size:
+            return function(*args, **kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return function(*args, **kwargs)
+
+    return call
 
 
 def _keywords(name: str, signature: Signature, kwargs: dict) -> dict:
@@ -299,11 +318,19 @@ def _same_dtype_out(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     return args, kwargs
 
 
+def _no_median(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
+    if mode == "median":
+        raise ValueError("pad: mode 'median' is not supported by CuPy")
+    return args, kwargs
+
+
 _CHECKS: dict[str, Callable[[tuple, dict], tuple[tuple, dict]]] = {
     "sort": _stable,
     "argsort": _stable,
     "put_along_axis": _scatters_once,
     "take": _same_dtype_out,
+    "pad": _no_median,
 }
 
 

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 
 import minidl as md
-from minidl.errors import DtypeError, ShapeError
+from minidl import backend
+from minidl.errors import DeviceError, DtypeError, ShapeError
 from minidl.ops import indexing
 from minidl.testing import check_gradients
+from minidl.testing.strict import forbid_sync
 
 SHAPE = (3, 4, 5)
 MASK = np.arange(60).reshape(SHAPE) % 7 < 3
@@ -58,6 +60,10 @@ INDICES = {
 }
 
 
+def strict(array):
+    return backend.to_device(array, "strict")
+
+
 def bare(index):
     if isinstance(index, tuple):
         return tuple(map(bare, index))
@@ -93,17 +99,14 @@ class TestEveryIndex:
         check_gradients(lambda x: x[index], normal(*SHAPE))
 
     def test_portable_adjoint_is_the_same(self, index):
-        """Without NumPy's fast path, as on a GPU."""
+        """The body for GPUs, on the stand-in, and NumPy's own with its fast paths."""
         x = normal(*SHAPE)
         entries = indexing._normal("getitem", x, index)
         g = normal(*x[entries].shape)
-        out = np.zeros(SHAPE)
-        if any(map(indexing._is_integers, entries)):
-            np.add.at(out, entries, g)
-        else:
-            out[entries] = g
         found = indexing.getitem_adjoint(g, entries, SHAPE)
-        np.testing.assert_array_equal(found, out, strict=True)
+        moved = tuple(strict(e) if isinstance(e, np.ndarray) else e for e in entries)
+        portable = indexing.getitem_adjoint(strict(g), moved, SHAPE)
+        np.testing.assert_array_equal(found, backend.to_host(portable), strict=True)
 
     def test_scatter_add(self, index):
         x = normal(*SHAPE)
@@ -117,7 +120,7 @@ class TestEveryIndex:
         x = normal(*SHAPE)
         values = normal(*x[bare(index)].shape)
         if added_at(SHAPE, index, 1).max() > 1:
-            with pytest.raises(IndexError, match="index_put: index: .*twice"):
+            with pytest.raises(IndexError, match=r"index_put: index: .*twice"):
                 md.index_put(x, index, values)
             return
         expected = x.copy()
@@ -199,13 +202,19 @@ class TestTake:
         np.add.at(expected, (slice(None),) * axis + (ids,), g)
         np.testing.assert_array_equal(found.numpy(), expected, strict=True)  # to the last bit
 
-    def test_float16_sums_in_single_precision(self):
-        x = md.tensor(np.zeros((2, 3), np.float16), requires_grad=True)
-        (g,) = md.grad(md.take(x, np.zeros(4096, int), 0).sum(), [x])
+    @pytest.mark.parametrize("width", [1, 3])
+    def test_float16_sums_in_single_precision(self, width):
+        x = md.tensor(np.zeros((2, width), np.float16), requires_grad=True)
+        (g,) = md.grad(md.take(x, np.zeros(3000, int), 0).sum(axis=0), [x], [np.ones(width)])
         assert g.dtype == np.float16
         np.testing.assert_array_equal(
-            g.numpy(), [[4096] * 3, [0] * 3]
-        )  # a running half stops at 2048
+            g.numpy(), [[3000] * width, [0] * width]
+        )  # halves stop at 2048
+
+    @pytest.mark.parametrize("device", ["cpu", "strict"])
+    def test_tensor_ids_twice_differentiated(self, device):
+        ids = md.tensor(np.array([2, 0, 2]), device=device)
+        check_gradients(lambda x: md.take(x, ids, 0) ** 2, normal(3, 2), device=device)
 
     @pytest.mark.parametrize("indices", [3, [0, -4]])
     def test_out_of_range(self, indices):
@@ -220,6 +229,27 @@ class TestTake:
             md.take(x, np.array([True]), 0)
         with pytest.raises(ShapeError, match="take: axis"):
             md.take(x, [0], 2)
+
+
+class TestDevices:
+    def test_index_arrays_live_where_x_does(self):
+        x = md.tensor(normal(3), device="strict")
+        with pytest.raises(DeviceError, match="getitem: index: expected an array on strict"):
+            x[np.array([0])]
+        with pytest.raises(DeviceError, match="take: indices: expected an array on cpu"):
+            md.take(normal(3), md.tensor(np.array([0]), device="strict"))
+        np.testing.assert_array_equal(x[[0, 2]].numpy(), normal(3)[[0, 2]])  # lists are uploaded
+
+    def test_gathers_and_their_gradients_do_not_synchronise(self):
+        weight = md.tensor(normal(5, 4), requires_grad=True, device="strict")
+        ids = md.tensor(np.array([[4, 0], [4, 4]]), device="strict")
+        with forbid_sync():
+            y = md.take(weight, ids, 0)
+            y = md.pad(y[:, -1], 2, "reflect") + md.one_hot(ids[0, :1], 8)
+            best, _ = md.topk(md.take_along_axis(y, md.argsort(y), -1), 3)
+            best = md.scatter_add(best, (slice(None), ids[0, 1:]), 1.0)
+            best.sum().backward()
+        assert weight.grad.shape == (5, 4)
 
 
 class TestTakeAlongAxis:
@@ -334,7 +364,7 @@ class TestOrder:
     def test_errors(self):
         with pytest.raises(ShapeError, match="topk: k: expected at most 3"):
             md.topk(normal(3), 4)
-        with pytest.raises(ShapeError, match="argsort: axis: .*0-d"):
+        with pytest.raises(ShapeError, match=r"argsort: axis: .*0-d"):
             md.sort(md.tensor(1.0))
 
     def test_nonzero(self):

@@ -1,12 +1,10 @@
 """The checker finds wrong rules: planted by hand below, and by mutating every registered rule."""
 
-import itertools
-
 import numpy as np
 import pytest
 
 import minidl as md
-from minidl import autodiff, ops
+from minidl import ops
 from minidl.graph import Tensor, unwrap
 from minidl.recording import Primitive
 from minidl.samples import REGISTRY, Draw
@@ -23,7 +21,7 @@ FAULTS = {}
 
 
 def planted(stage, *inputs, cause=""):
-    """Register a function that makes a wrong op: the stage that finds it, and a word of the cause."""
+    """Register a maker of a wrong op: the stage that finds it, and a word of the cause."""
 
     def register(make):
         FAULTS[make.__name__] = (make, stage, inputs, cause)
@@ -57,7 +55,9 @@ def sign():
 
 @planted("gradient", X, Y, cause="transpose")
 def missing_transpose():
-    return op_of(lambda x, y: x.T @ y, x=lambda g, y: g @ ops.swapaxes(y, 0, 1), y=lambda g, x: x @ g)
+    return op_of(
+        lambda x, y: x.T @ y, x=lambda g, y: g @ ops.swapaxes(y, 0, 1), y=lambda g, x: x @ g
+    )
 
 
 @planted("gradient", X, Y)
@@ -65,7 +65,7 @@ def swapped_arguments():
     return op_of(lambda x, y: x * y, x=lambda g, x: g * x, y=lambda g, y: g * y)
 
 
-@planted("gradient", X, ROW, cause="entries")
+@planted("gradient", X, ROW, cause="broadcast")
 def missing_sum_over_a_broadcast_axis():
     return op_of(lambda x, y: x + y * y, x=lambda g: g, y=lambda g, y: 2.0 * y * g[:1])
 
@@ -75,9 +75,11 @@ def a_shape_that_broadcasting_cannot_make():
     return op_of(lambda x, y: x * y.sum(), x=lambda g, y: g * y.sum(), y=lambda g, x: g * x)
 
 
-@planted("gradient", X, cause="transpose")
+@planted("gradient", X)
 def sum_over_the_wrong_axis():
-    return op_of(lambda x: np.cumsum(x, 0) * 1.0, x=lambda g: ops.flip(ops.cumsum(ops.flip(g, 1), 1), 1))
+    return op_of(
+        lambda x: np.cumsum(x, 0) * 1.0, x=lambda g: ops.flip(ops.cumsum(ops.flip(g, 1), 1), 1)
+    )
 
 
 @planted("gradient", TIES)
@@ -169,12 +171,12 @@ def rule_writes_into_the_gradient():
 
 @planted("gradient of the gradient", X, cause="detached")
 def detached_second_order():
-    return op_of(np.sin, x=lambda g, x: g * np.cos(unwrap(x)))
+    return op_of(lambda x: np.sin(x), x=lambda g, x: g * np.cos(unwrap(x)))
 
 
 @planted("gradient of the gradient", X)
 def gradient_detached_from_g():
-    return op_of(np.sin, x=lambda g, x: ops.cos(x) * unwrap(g))
+    return op_of(lambda x: np.sin(x), x=lambda g, x: ops.cos(x) * unwrap(g))
 
 
 @planted("gradient of the gradient", X)
@@ -188,12 +190,14 @@ def stale_second_order():
             return g * ops.multiply(0.5, memory[0] + md.stop_gradient(ops.cos(x)))
         return g * ops.cos(x)
 
-    return op_of(np.sin, x=rule)
+    return op_of(lambda x: np.sin(x), x=rule)
 
 
 @planted("create_graph", X)
 def definition_of_another_function():
-    op = op_of(lambda x: (np.sin(x), np.cos(x)), options={"residuals": True}, x=lambda g, kept: g * kept)
+    op = op_of(
+        lambda x: (np.sin(x), np.cos(x)), options={"residuals": True}, x=lambda g, kept: g * kept
+    )
     op.define(lambda x: ops.sin(x) * 1.001)
     return op
 
@@ -211,7 +215,9 @@ def off_by_one():
 
 @planted("gradient", np.arange(1.0, 5.0), cause="reversed")
 def reversed_order():
-    return op_of(lambda x: np.cumsum(x * x), x=lambda g, x: 2.0 * ops.flip(x) * ops.cumsum(ops.flip(g)))
+    return op_of(
+        lambda x: np.cumsum(x * x), x=lambda g, x: 2.0 * ops.flip(x) * ops.cumsum(ops.flip(g))
+    )
 
 
 @planted("gradient", np.arange(1.0, 5.0), cause="repeated indices")
@@ -224,7 +230,7 @@ def repeats_assigned_instead_of_added():
     return op_of(lambda x: x[np.array([0, 1, 1])], x=rule)
 
 
-@planted("gradient", X, cause="mask")
+@planted("gradient", X, cause="inverted mask")
 def inverted_mask():
     return op_of(lambda x: np.maximum(x, 0), x=lambda g, x: g * ops.astype(x < 0, "float64"))
 
@@ -266,7 +272,7 @@ def a_second_output_forgotten():
     return op_of(lambda x: (x * 2, x * x), x=lambda g: g[0] * 2.0)
 
 
-@planted("gradient", X, cause="wrong places")
+@planted("gradient", X, cause="transpose")
 def reshaped_in_the_wrong_order():
     return op_of(lambda x: x.T.reshape(9) * 1.0, x=lambda g: ops.reshape(g, (3, 3)))
 
@@ -309,10 +315,152 @@ def test_the_right_op_passes():
 
 def test_the_op_to_blame_is_named():
     """Deep in a function of many ops, by name and argument."""
-    wrong = op_of(np.sin, x=lambda g, x: g * ops.cos(x) * 1.1)
+    wrong = op_of(lambda x: np.sin(x), x=lambda g, x: g * ops.cos(x) * 1.1)
     wrong.__name__ = "crooked_sine"
-    with pytest.raises(GradientCheckError, match="crooked_sine.*\n.*crooked_sine") as caught:
+    with pytest.raises(GradientCheckError, match=r"crooked_sine.*\n.*crooked_sine") as caught:
         check_gradients(lambda x: md.sum(md.tanh(wrong(x @ x)) * x), X)
     assert caught.value.op == "crooked_sine"
     assert caught.value.argument == "x"
     assert caught.value.cause.startswith("a factor: the gradient is 1.1")
+
+
+# --- Mutations of the registered rules ------------------------------------------------------------
+
+
+def drop_last_slice(answer):
+    """Zeros in the last place of the last axis that has several."""
+    axis = max(i for i, side in enumerate(answer.shape) if side > 1)
+    keep = np.ones(answer.shape[axis])
+    keep[-1] = 0.0
+    return answer * keep.reshape([-1] + [1] * (answer.ndim - 1 - axis))
+
+
+def roll(answer):
+    """Everything one place on, in the order of memory."""
+    return ops.reshape(ops.roll(ops.reshape(answer, (-1,)), 1), answer.shape)
+
+
+def transpose(answer):
+    """The last two axes swapped."""
+    return ops.swapaxes(answer, -1, -2)
+
+
+def several(shape):
+    """Whether there is anything to reorder or to drop."""
+    return any(side > 1 for side in shape)
+
+
+MUTATIONS = {
+    "scale": (lambda answer: answer * 1.01, lambda shape: True),
+    "negate": (lambda answer: -answer, lambda shape: True),
+    "zero": (lambda answer: answer * 0.0, lambda shape: True),
+    "drop": (drop_last_slice, several),
+    "roll": (roll, lambda shape: several(shape) and 0 not in shape),
+    "transpose": (transpose, lambda shape: len(shape) > 1 and shape[-1] == shape[-2]),
+    "detach": (None, None),
+}
+
+
+class Mutant:
+    """While entered, an op's rule for one argument answers wrongly: its answer is changed, or, to
+    "detach", it is made of constants (right, but not differentiable in the arguments)."""
+
+    def __init__(self, op, position, mutation):
+        self.op, self.position = op, position
+        self.change, self.fits = MUTATIONS[mutation]
+        self.rule = op.joint or op.rules[op.differentiable[position]]
+        self.original = self.rule.function
+
+    def __enter__(self):
+        self.rule.function = self.mutated if self.change else self.detached
+        self.op._plans.clear()
+
+    def __exit__(self, *error):
+        self.rule.function = self.original
+        self.op._plans.clear()
+
+    def detached(self, g, *args):
+        return self.original(g, *map(constant, args))
+
+    def mutated(self, *args):
+        answers = self.original(*args)
+        if self.op.joint is None:
+            return self.mutate(answers)
+        answers = list(answers)
+        answers[self.position] = self.mutate(answers[self.position])
+        return tuple(answers)
+
+    def mutate(self, answer):
+        return self.change(answer) if answer is not None and self.fits(answer.shape) else answer
+
+
+def constant(value):
+    """The value without its graph."""
+    if type(value) in (tuple, list):
+        return type(value)(map(constant, value))
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def slopes(entry, call, order):
+    """The gradients of that order, of <outputs, random numbers>."""
+    problem = make_problem(entry.function, call.args, call.kwargs, (), floats=False)
+    generator = np.random.default_rng(0)
+    for _ in range(order):
+        with problem.at(problem.point) as (leaves, outputs):
+            weights = [generator.uniform(0.5, 1.5, y.shape) for y in outputs]
+            found = gradients(outputs, leaves, [md.tensor(w) for w in weights])
+        problem = problem.derivative(weights)
+    return [g.numpy() for g in found]
+
+
+def rules_to_mutate():
+    """(entry, op, position): each rule once, with a registered op whose graph it is in."""
+    seen = set()
+    for entry in REGISTRY.values():
+        if not entry.differentiable:
+            continue
+        for seed in range(3):
+            call = entry.draw_case(Draw(seed))
+            problem = make_problem(entry.function, call.args, call.kwargs, (), floats=False)
+            with problem.at(problem.point) as (_, outputs):
+                for node in nodes(outputs):
+                    positions = 1 if node.op.variadic else len(node.op.differentiable)
+                    for position in range(positions):
+                        if (id(node.op), position) not in seen and isinstance(node.op, Primitive):
+                            seen.add((id(node.op), position))
+                            yield entry, node.op, position
+
+
+def caught(entry, mutant, order):
+    """Whether the check fails at one of a few draws where the mutant gives other gradients; None if
+    it gives the same ones at all of them: nothing to find (rules that answer 0, say)."""
+    for seed in range(12):
+        call = entry.draw_case(Draw(seed))
+        right = slopes(entry, call, order)
+        with mutant:
+            wrong = slopes(entry, call, order)
+            if all(np.allclose(a, b, rtol=1e-3) for a, b in zip(right, wrong, strict=True)):
+                continue
+            try:
+                check_call(entry.function, call, order=order, dtypes=False)
+            except GradientCheckError:
+                return True
+            return False
+    return None
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+def test_mutations_of_every_registered_rule(mutation):
+    order = 2 if mutation == "detach" else 1
+    outcomes = {
+        f"{op.__name__}[{position}] by {entry.name}": caught(
+            entry, Mutant(op, position, mutation), order
+        )
+        for entry, op, position in rules_to_mutate()
+    }
+    same = [name for name, found in outcomes.items() if found is None]
+    missed = [name for name, found in outcomes.items() if found is False]
+    judged = len(outcomes) - len(same)
+    print(f"{mutation}: {judged - len(missed)} of {judged} mutants caught; alike: {same}")
+    assert missed == []
+    assert judged >= 20

@@ -1,10 +1,11 @@
-"""The strict stand-in: what it refuses, what it counts, and that it computes what NumPy computes."""
+"""The strict stand-in: what it refuses, what it counts, and that it computes as NumPy does."""
 
 import contextvars
 import copy
 import json
 import operator
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -84,6 +85,15 @@ def test_numpy_gets_no_device_array(x, convert):
 def test_operands_are_device_arrays_or_numbers(x, mix, other):
     with pytest.raises(TypeError):
         mix(x, other)
+
+
+def test_shapes_and_dtypes_may_be_asked_by_numpys_functions(x):
+    with strict.counting() as counts:
+        assert np.shape(x) == xp.shape(x) == (2, 3)
+        assert np.ndim(x) == 2
+        assert np.size(x) == 6
+        assert np.result_type(x, np.float64) == np.float64
+    assert counts.calls == counts.synchronisations == 0
 
 
 def test_the_reason_and_the_mend_are_named(x):
@@ -178,6 +188,8 @@ def test_dtypes_and_padding_that_cupy_lacks(x):
     for values in (["a"], np.array([object()]), np.zeros(2, np.longdouble)):
         with pytest.raises(ValueError, match="dtype"):
             xp.asarray(values)
+    with pytest.raises(ValueError, match="median"):
+        xp.pad(x, 1, mode="median")
 
 
 def test_attributes_that_cupy_lacks(x):
@@ -329,11 +341,11 @@ def test_forbidden_synchronisation_says_what_and_where(x):
         xp.exp(x).sum()
         xp.asarray(np.zeros(3))
         for wait in (float, bool, lambda v: v.item(), lambda v: xp.unique(v)):
-            with pytest.raises(strict.SynchronisationError, match="test_strict.py"):
+            with pytest.raises(strict.SynchronisationError, match=r"test_strict\.py"):
                 wait(x[0, 0])
         with strict.forbid_sync(False):
             assert float(x[0, 0]) == 1.0
-        with pytest.raises(strict.SynchronisationError, match=r"^boolean|^an index by a boolean"):
+        with pytest.raises(strict.SynchronisationError, match="an index by a boolean mask"):
             x[x > 0]
     assert float(x[0, 0]) == 1.0
 
@@ -373,6 +385,18 @@ def test_reductions_give_arrays(x):
         assert result.shape == ()
     assert type(xp.allclose(x, x)) is strict.StrictArray
     assert type(xp.count_nonzero(x)) is strict.StrictArray
+
+
+def test_floats_never_warn(x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        empty = x[:0].mean(axis=0)
+        results = [x / 0.0, -x / 0, xp.log(x * 0), xp.exp(x * 1e9), (x / 0.0 - x / 0.0).sum()]
+        x /= 0.0
+    assert np.isnan(empty.get()).all()
+    assert not np.isfinite(results[0].get()).any()
+    with pytest.warns(RuntimeWarning):
+        np.ones(1) / np.zeros(1)
 
 
 def test_scalars_are_weak(x):
@@ -457,11 +481,11 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_results_are_numpys(case):
     a = np.array([[1.5, -2.0, 0.5], [0.25, 1.0, 2.0]], np.float32)
     i = np.array([0, 1, 1])
-    expected = case(np, a.copy(), i.copy())
+    with np.errstate(all="ignore"):
+        expected = case(np, a.copy(), i.copy())
     actual = host(case(xp, device(a), device(i, np.int64)))
 
     def compare(expected, actual):

@@ -1,0 +1,7 @@
+"""Training: the loop, callbacks, metrics and history."""
+
+from minidl.training import callbacks, metrics
+from minidl.training.history import History
+from minidl.training.loop import Run, evaluate, fit
+
+__all__ = ["History", "Run", "callbacks", "evaluate", "fit", "metrics"]

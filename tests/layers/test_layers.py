@@ -1,0 +1,233 @@
+"""Dense, Embedding, Conv1D, Dropout, LayerNormalization, Activation, Sequential: one by one."""
+
+import numpy as np
+import pytest
+
+import minidl as md
+from minidl.errors import ShapeError
+from minidl.layers import (
+    Activation,
+    Conv1D,
+    Dense,
+    Dropout,
+    Embedding,
+    LayerNormalization,
+    Sequential,
+)
+from minidl.testing import check_gradients
+
+rng = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
+
+def fill(layer, x):
+    """Build on x, then random values everywhere: biases too."""
+    layer(md.tensor(x))
+    for p in layer.parameters():
+        p.assign_(0.5 * normal(*p.shape))
+    return layer
+
+
+def like_torch(ours, theirs, x, rtol=1e-4, atol=1e-5):
+    """Outputs and the gradient of the input agree with PyTorch's, whose input is `theirs`'s own."""
+    torch = pytest.importorskip("torch")
+    a, b = md.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    out, expected = ours(a), theirs(b)
+    np.testing.assert_allclose(out.numpy(), expected.detach().numpy(), rtol=rtol, atol=atol)
+    weight = normal(*out.shape)
+    out.backward(md.tensor(weight))
+    expected.backward(torch.tensor(weight))
+    np.testing.assert_allclose(a.grad.numpy(), b.grad.numpy(), rtol=rtol, atol=atol)
+
+
+def copy(parameter):
+    torch = pytest.importorskip("torch")
+    return torch.tensor(parameter.numpy().copy(), requires_grad=True)
+
+
+class TestDense:
+    @pytest.mark.parametrize("options", [{}, {"activation": "tanh"}, {"use_bias": False}])
+    @pytest.mark.parametrize("shape", [(4, 3), (2, 4, 3), (3,)])
+    def test_gradients(self, options, shape):
+        layer = fill(Dense(2, **options), normal(*shape))
+        check_gradients(layer, normal(*shape))
+
+    def test_pytorch(self):
+        torch = pytest.importorskip("torch")
+        layer = fill(Dense(5, activation="relu"), normal(4, 3))
+        kernel, bias = copy(layer.kernel), copy(layer.bias)
+        like_torch(
+            layer, lambda x: torch.relu(torch.nn.functional.linear(x, kernel.T, bias)), normal(4, 3)
+        )
+        np.testing.assert_allclose(layer.kernel.grad.numpy(), kernel.grad.numpy(), rtol=1e-4)
+        np.testing.assert_allclose(layer.bias.grad.numpy(), bias.grad.numpy(), rtol=1e-4)
+
+    def test_initializers(self):
+        layer = Dense(3, kernel_initializer="ones", bias_initializer=[1, 2, 3], input_size=2)
+        np.testing.assert_array_equal(layer(np.ones((1, 2), np.float32)).numpy(), [[3, 4, 5]])
+
+
+class TestEmbedding:
+    def test_rows(self):
+        layer = Embedding(5, 3)
+        ids = np.array([[0, 4], [4, 2]])
+        np.testing.assert_array_equal(layer(ids).numpy(), layer.embeddings.numpy()[ids])
+
+    def test_gradients_of_repeated_ids_add_up(self):
+        layer = Embedding(5, 3)
+        check_gradients(layer, np.array([[0, 4, 4], [4, 2, 0]]))
+        md.sum(layer(np.array([1, 1, 3]))).backward()
+        assert layer.embeddings.grad.numpy()[:, 0].tolist() == [0, 2, 0, 1, 0]
+
+    def test_out_of_range(self):
+        with pytest.raises(IndexError):
+            Embedding(5, 3)(np.array([5]))
+        with pytest.raises(IndexError, match="-1"):
+            Embedding(5, 3)(np.array([-1]))
+
+    def test_no_ids(self):
+        assert Embedding(5, 3)(np.zeros((2, 0), np.int64)).shape == (2, 0, 3)
+
+
+class TestConv1D:
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"padding": "same", "activation": "relu"},
+            {"padding": "causal", "dilation_rate": 2, "activation": "tanh"},
+            {"groups": 2, "strides": 2, "use_bias": False},
+            {"padding": (2, 1)},
+        ],
+    )
+    def test_gradients(self, options):
+        x = normal(2, 7, 4)
+        check_gradients(fill(Conv1D(6, 3, **options), x), x)
+
+    @pytest.mark.parametrize(
+        "options, theirs",
+        [
+            ({"padding": "same", "activation": "relu"}, {"padding": "same"}),
+            ({"strides": 2, "groups": 2}, {"stride": 2, "groups": 2}),
+            ({"padding": "same", "dilation_rate": 3}, {"padding": "same", "dilation": 3}),
+        ],
+    )
+    def test_pytorch(self, options, theirs):
+        torch = pytest.importorskip("torch")
+        x = normal(2, 11, 4)
+        layer = fill(Conv1D(6, 3, **options), x)
+        kernel, bias = copy(layer.kernel), copy(layer.bias)
+
+        def expected(x):
+            out = torch.nn.functional.conv1d(x.mT, kernel.permute(2, 1, 0), bias, **theirs).mT
+            return torch.relu(out) if "activation" in options else out
+
+        like_torch(layer, expected, x)
+        np.testing.assert_allclose(layer.kernel.grad.numpy(), kernel.grad.numpy(), rtol=1e-4)
+        np.testing.assert_allclose(layer.bias.grad.numpy(), bias.grad.numpy(), rtol=1e-4)
+
+    def test_relu_by_name_and_as_a_function(self):
+        x = normal(1, 5, 2)
+        one = Conv1D(3, 2, activation="relu", input_size=2)
+        other = Conv1D(3, 2, activation=md.relu, input_size=2)
+        other.load_state_dict(one.state_dict())
+        np.testing.assert_array_equal(one(x).numpy(), other(x).numpy())
+        assert (one(x).numpy() >= 0).all()
+
+    def test_groups_must_divide(self):
+        with pytest.raises(ShapeError, match="divisor of 5 channels and 4 filters, got 2"):
+            Conv1D(4, 3, groups=2, input_size=5)
+
+
+class TestDropout:
+    def test_identity_unless_training(self):
+        x = md.tensor(normal(3, 4))
+        assert Dropout(0.5).eval()(x) is x and Dropout(0.0)(x) is x
+
+    def test_keeps_the_mean_and_zeroes_a_share(self):
+        x = md.tensor(np.ones((400, 500), np.float32))
+        out = Dropout(0.2)(x).numpy()
+        assert out.dtype == np.float32
+        assert set(np.unique(out)) == {0, np.float32(1.25)}
+        assert (out == 0).mean() == pytest.approx(0.2, abs=0.005)
+
+    def test_same_mask_forward_and_backward(self):
+        x = md.tensor(np.ones((5, 6), np.float32), requires_grad=True)
+        out = Dropout(0.5)(x)
+        md.sum(out).backward()
+        np.testing.assert_array_equal(x.grad.numpy(), out.numpy())
+
+    def test_gradients_with_noise_on(self):
+        check_gradients(Sequential([Dense(4, input_size=3), Dropout(0.5)]), normal(5, 3))
+
+    def test_the_seed_decides(self):
+        x, layer = md.tensor(np.ones(100, np.float32)), Dropout(0.5)
+        md.seed(1)
+        first, second = layer(x).numpy().copy(), layer(x).numpy()
+        assert (first != second).any()
+        md.seed(1)
+        np.testing.assert_array_equal(layer(x).numpy(), first)
+
+    def test_whole_channels(self):
+        x = md.tensor(np.ones((4, 5, 6), np.float32))
+        out = Dropout(0.5, noise_shape=(None, 1, None))(x).numpy()
+        assert (out == out[:, :1]).all() and (out == 0).any() and (out == 2).any()
+
+    def test_device_and_host_masks(self):
+        layer = Dropout(0.5)
+        host = md.tensor(np.ones((20, 30), np.float32))
+        md.seed(3)
+        expected = layer(host).numpy()
+        md.seed(3)
+        with md.random.draw_on_host():
+            np.testing.assert_array_equal(layer(host.to("strict")).numpy(), expected)
+        on_device = layer(host.to("strict")).numpy()
+        assert set(np.unique(on_device)) == {0, 2}
+
+    def test_rate(self):
+        for rate in (1, -0.1, 20):
+            with pytest.raises(ValueError, match=r"\[0, 1\)"):
+                Dropout(rate)
+
+
+class TestLayerNormalization:
+    @pytest.mark.parametrize("options", [{}, {"center": False}, {"scale": False}])
+    def test_gradients(self, options):
+        x = normal(3, 4, 5)
+        check_gradients(fill(LayerNormalization(**options), x), x)
+
+    def test_pytorch(self):
+        torch = pytest.importorskip("torch")
+        x = normal(3, 4, 5)
+        layer = fill(LayerNormalization(epsilon=1e-5), x)
+        gamma, beta = copy(layer.gamma), copy(layer.beta)
+        like_torch(
+            layer, lambda x: torch.nn.functional.layer_norm(x, (5,), gamma, beta), x, atol=1e-4
+        )
+
+    def test_parameters(self):
+        assert list(LayerNormalization(input_size=4).state_dict()) == ["gamma", "beta"]
+        assert LayerNormalization(center=False, scale=False, input_size=4).parameters() == []
+
+
+def test_activation():
+    check_gradients(Activation("tanh"), normal(3, 4))
+    np.testing.assert_array_equal(Activation(np.sign)(np.array([-2.0, 3.0])), [-1, 1])
+
+
+def test_a_stack_of_all_of_them():
+    model = Sequential(
+        [
+            Embedding(9, 4),
+            Conv1D(6, 3, padding="same", activation="relu"),
+            Dropout(0.3),
+            LayerNormalization(),
+            Sequential([Dense(5), Activation("gelu")]),
+            Dense(3),
+        ]
+    )
+    ids = rng.integers(0, 9, (2, 6))
+    model(ids)
+    check_gradients(model, ids, directions=1)

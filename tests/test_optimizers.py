@@ -1,0 +1,419 @@
+"""Optimisers: against PyTorch, and every way that parameters can be shared, skipped or moved."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+import minidl as md
+from minidl import optimizers, schedules
+from minidl.errors import GradientError, SerializationError
+from minidl.layers import Dense, Parameter, Sequential
+from minidl.optimizers import SGD, Adam, AdamW, Optimizer
+
+rng = np.random.default_rng(0)
+SHAPES = [(3, 4), (5,), (), (2, 1, 3), (0, 2)]
+
+
+def make(shapes=SHAPES, dtype=np.float64):
+    return [Parameter(rng.normal(size=shape).astype(dtype)) for shape in shapes]
+
+
+def give(parameters, gradients):
+    """Set gradients as backward does: through the graph."""
+    terms = [md.sum(p * g) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    total.backward()
+
+
+def random_gradients(parameters):
+    return [md.tensor(rng.normal(size=p.shape).astype(p.dtype)) for p in parameters]
+
+
+def values(parameters):
+    return [p.numpy().copy() for p in parameters]
+
+
+def same(parameters, expected, **tolerance):
+    for p, e in zip(parameters, expected, strict=True):
+        np.testing.assert_allclose(p.numpy(), e, **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+PAIRS = [
+    (SGD, {"learning_rate": 0.1}, "SGD", {"lr": 0.1}),
+    (SGD, {"learning_rate": 0.1, "momentum": 0.9}, "SGD", {"lr": 0.1, "momentum": 0.9}),
+    (
+        SGD, {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True},
+        "SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+    ),
+    (Adam, {"learning_rate": 0.01, "epsilon": 1e-8}, "Adam", {"lr": 0.01}),
+    (
+        Adam, {"learning_rate": 0.01, "beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-3},
+        "Adam", {"lr": 0.01, "betas": (0.5, 0.9), "eps": 1e-3},
+    ),
+    (
+        AdamW, {"learning_rate": 0.01, "weight_decay": 0.1, "epsilon": 1e-8},
+        "AdamW", {"lr": 0.01, "weight_decay": 0.1},
+    ),
+]  # fmt: skip
+EACH = pytest.mark.parametrize("kind, options, name, theirs", PAIRS)
+
+
+class TestPyTorch:
+    @EACH
+    def test_many_steps_some_without_gradients(self, kind, options, name, theirs):
+        torch = pytest.importorskip("torch")
+        ours = make()
+        others = [torch.tensor(p.numpy().copy(), requires_grad=True) for p in ours]
+        optimizer = kind(ours, **options)
+        other = getattr(torch.optim, name)(others, **theirs)
+        for step in range(12):
+            gradients = random_gradients(ours)
+            for i in range(len(gradients)):
+                if (step + i) % 4 == 0:
+                    gradients[i] = None
+            optimizer.zero_grad()
+            other.zero_grad()
+            give(ours, gradients)
+            for p, g in zip(others, gradients, strict=True):
+                p.grad = None if g is None else torch.tensor(g.numpy().copy())
+            optimizer.step()
+            other.step()
+            same(ours, [p.detach().numpy() for p in others], rtol=1e-9, atol=1e-12)
+
+    @EACH
+    def test_float32_over_many_blocks(self, kind, options, name, theirs):
+        torch = pytest.importorskip("torch")
+        ours = make([(70_001,), (300, 200), (3,)], np.float32)
+        others = [torch.tensor(p.numpy().copy(), requires_grad=True) for p in ours]
+        optimizer = kind(ours, **options)
+        other = getattr(torch.optim, name)(others, **theirs)
+        for _ in range(3):
+            gradients = random_gradients(ours)
+            optimizer.zero_grad()
+            give(ours, gradients)
+            for p, g in zip(others, gradients, strict=True):
+                p.grad = torch.tensor(g.numpy().copy())
+            with md.threads(2):
+                optimizer.step()
+            other.step()
+        same(ours, [p.detach().numpy() for p in others], rtol=1e-4, atol=1e-6)
+
+    def test_clipping(self):
+        torch = pytest.importorskip("torch")
+        for limit in (0.5, 1e6):
+            ours = make()
+            others = [torch.tensor(p.numpy().copy(), requires_grad=True) for p in ours]
+            gradients = random_gradients(ours)
+            give(ours, gradients)
+            for p, g in zip(others, gradients, strict=True):
+                p.grad = torch.tensor(g.numpy().copy())
+            SGD(ours, 1.0, global_clipnorm=limit).step()
+            torch.nn.utils.clip_grad_norm_(others, limit)
+            torch.optim.SGD(others, 1.0).step()
+            same(ours, [p.detach().numpy() for p in others], rtol=1e-5, atol=1e-8)
+            norm = np.sqrt(sum((p.grad.numpy() ** 2).sum() for p in ours))
+            assert norm == pytest.approx(min(limit, norm))
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+class TestForms:
+    def test_threads_do_not_change_a_bit(self, kind):
+        results = []
+        for threads in (1, 2):
+            with md.threads(threads):
+                md.seed(0)
+                local = np.random.default_rng(3)
+                p = Parameter(local.normal(size=200_001).astype(np.float32))
+                optimizer = kind([p], 0.1, global_clipnorm=2.0)
+                for _ in range(2):
+                    optimizer.zero_grad()
+                    g = local.normal(size=200_001).astype(np.float32)
+                    give([p], [md.tensor(g)])
+                    optimizer.step()
+                results.append(p.numpy().copy())
+        np.testing.assert_array_equal(*results)
+
+    @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+    def test_zero_gradients_change_nothing(self, kind, dtype):
+        p = Parameter(np.ones(5, dtype))
+        optimizer = kind([p], 0.0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            give([p], [md.tensor(np.zeros(5, dtype))])
+            optimizer.step()
+        np.testing.assert_array_equal(p.numpy(), np.ones(5))
+
+    def test_mixed_dtypes(self, kind):
+        mixed = [Parameter(rng.normal(size=4).astype(d)) for d in ("float32", "float64", "float16")]
+        start = values(mixed)
+        optimizer = kind(mixed, 0.1, global_clipnorm=1.0)
+        gradients = [md.tensor(np.ones(4, p.dtype)) for p in mixed]
+        give(mixed[:1], gradients[:1])
+        give(mixed[1:2], gradients[1:2])
+        give(mixed[2:], gradients[2:])
+        optimizer.step()
+        for p, before in zip(mixed, start, strict=True):
+            assert p.dtype == before.dtype and (p.numpy() < before).all()
+
+    def test_on_the_device_without_waiting_or_uploading(self, kind):
+        from minidl.testing import strict
+
+        host = make(dtype=np.float32)
+        device = [Parameter(p.numpy().copy(), device="strict") for p in host]
+        pairs = [(ps, kind(ps, 0.1, global_clipnorm=0.7)) for ps in (host, device)]
+        gradients = random_gradients(host)
+        for parameters, optimizer in pairs:
+            give(parameters, [g.to(parameters[0].device) for g in gradients])
+            with strict.forbid_sync(), strict.counting() as counts:
+                optimizer.step()
+                optimizer.zero_grad()
+        assert counts.synchronisations == counts.uploads == 0
+        same(device, values(host), rtol=1e-5, atol=1e-7)
+
+    def test_state_is_bit_exact(self, kind):
+        one, gradients = make(), [random_gradients(make()) for _ in range(6)]
+        two = [Parameter(p.numpy().copy()) for p in one]
+        schedule = schedules.CosineDecay(0.1, 6)
+        first = kind(one, schedule)
+        for g in gradients[:3]:
+            first.zero_grad()
+            give(one, [None, *g[1:]] if g is gradients[1] else g)
+            first.step()
+        state = first.state_dict()
+        arrays = state.pop("slots")
+        state = {**json.loads(json.dumps(state)), "slots": arrays}
+        for p, q in zip(one, two, strict=True):
+            q.assign_(p)
+        second = kind(two, 123.0)
+        second.load_state_dict(state)
+        assert second.learning_rate == schedule and second.iterations == 3
+        for g in gradients[3:]:
+            for parameters, optimizer in ((one, first), (two, second)):
+                optimizer.zero_grad()
+                give(parameters, g)
+                optimizer.step()
+        same(two, values(one))
+
+
+class TestLife:
+    def test_backward_writes_into_the_flat_gradient(self):
+        p = Parameter(np.ones(3, np.float32))
+        SGD([p], 0.1)
+        buffer = p._node.buffer
+        give([p], [md.tensor([1.0, 2.0, 3.0])])
+        assert p.grad._data is buffer
+        give([p], [md.tensor([1.0, 2.0, 3.0])])
+        assert p.grad._data is buffer and p.grad.numpy().tolist() == [2, 4, 6]
+
+    def test_gradients_from_before_the_optimizer_count(self):
+        p = Parameter(np.ones(2, np.float32))
+        give([p], [md.tensor([1.0, 2.0])])
+        optimizer = SGD([p], 1.0)
+        give([p], [md.tensor([1.0, 0.0])])
+        optimizer.step()
+        assert p.numpy().tolist() == [-1, -1]
+
+    def test_a_gradient_set_by_hand(self):
+        p = Parameter(np.ones(2, np.float32))
+        optimizer = SGD([p], 1.0)
+        p.grad = md.tensor([1.0, 2.0])
+        optimizer.step()
+        assert p.numpy().tolist() == [0, -1]
+
+    def test_step_after_forward_makes_backward_raise(self):
+        p = Parameter(np.ones(2, np.float32))
+        optimizer = SGD([p], 1.0)
+        give([p], [md.tensor([1.0, 2.0])])
+        loss = md.sum(p * p)
+        optimizer.step()
+        with pytest.raises(GradientError, match="changed in place"):
+            loss.backward()
+
+    def test_skipped_parameters_may_still_go_back(self):
+        p, q = Parameter(np.ones(2, np.float32)), Parameter(np.ones(2, np.float32))
+        optimizer = SGD([p, q], 1.0)
+        loss = md.sum(q * q)
+        give([p], [md.tensor([1.0, 2.0])])
+        optimizer.step()
+        loss.backward()
+        assert q.grad.numpy().tolist() == [2, 2]
+
+    def test_tied_and_repeated(self):
+        p = Parameter(np.ones(2, np.float32))
+        optimizer = SGD([p, p], 1.0)
+        assert len(optimizer.parameters) == 1
+        md.sum(p + p).backward()
+        optimizer.step()
+        assert p.numpy().tolist() == [-1, -1]
+
+    def test_frozen_and_thawed(self):
+        model = Sequential([Dense(2, input_size=2), Dense(1, input_size=2)])
+        optimizer = Adam(model, 0.1)
+        x = md.tensor(np.ones((3, 2), np.float32))
+
+        def step():
+            before = model.state_dict()
+            optimizer.zero_grad()
+            md.sum(model(x)).backward()
+            optimizer.step()
+            return [n for n, v in model.state_dict().items() if (v != before[n]).any()]
+
+        assert step() == ["0.kernel", "0.bias", "1.kernel", "1.bias"]
+        model[0].trainable = False
+        assert step() == ["1.kernel", "1.bias"]
+        model[0].trainable = True
+        assert step() == ["0.kernel", "0.bias", "1.kernel", "1.bias"]
+        assert model[0].kernel.grad._data is optimizer._flats[0].members[0][2]
+
+    def test_moving_there_and_back_changes_nothing(self):
+        md.seed(1)
+        stay = Sequential([Dense(2, input_size=2), Dense(1, input_size=2)])
+        move = Sequential([Dense(2, input_size=2), Dense(1, input_size=2)])
+        move.load_state_dict(stay.state_dict())
+        x = np.ones((3, 2), np.float32)
+        pairs = [(stay, Adam(stay, 0.1)), (move, Adam(move, 0.1))]
+        for device in ("cpu", "strict", "strict", "cpu"):
+            move.to(device)
+            for model, optimizer in pairs:
+                optimizer.zero_grad()
+                md.sum(md.square(model(md.tensor(x, device=model.device)))).backward()
+                optimizer.step()
+        for name, value in move.state_dict().items():
+            np.testing.assert_allclose(value, stay.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+    def test_casting_keeps_the_state(self):
+        p = Parameter(np.zeros(2, np.float32))
+        layer = Dense(1, input_size=1)
+        layer.kernel, layer.bias = p, None
+        optimizer = SGD([p], 1.0, momentum=1.0)
+        give([p], [md.tensor([1.0, 2.0])])
+        optimizer.step()
+        layer.astype("float64")
+        give([p], [md.tensor(np.zeros(2))])
+        optimizer.step()
+        assert p.dtype == np.float64 and p.numpy().tolist() == [-2, -4]
+
+    def test_two_optimizers_over_one_model(self):
+        alone, shared = make(), None
+        shared = [Parameter(p.numpy().copy()) for p in alone]
+        gradients = [random_gradients(alone) for _ in range(4)]
+        first, second = Adam(shared, 0.1), SGD(shared, 0.01, momentum=0.9)
+        # The same, with copies of the values handed from one to the other by hand
+        copies = [[Parameter(p.numpy().copy()) for p in alone] for _ in range(2)]
+        apart = [Adam(copies[0], 0.1), SGD(copies[1], 0.01, momentum=0.9)]
+        for i, g in enumerate(gradients):
+            own, other = copies[i % 2], copies[1 - i % 2]
+            for parameters, optimizer in ((shared, (first, second)[i % 2]), (own, apart[i % 2])):
+                optimizer.zero_grad()
+                give(parameters, g)
+                optimizer.step()
+            for p, q in zip(other, own, strict=True):
+                p.assign_(q)
+            same(shared, values(own))
+
+    def test_two_optimizers_over_halves(self):
+        generator, critic = Dense(1, input_size=2), Dense(1, input_size=1)
+        first, second = SGD(generator, 0.1), SGD(critic, 0.1)
+        before = critic.state_dict()
+        md.sum(critic(generator(md.tensor(np.ones((1, 2), np.float32))))).backward()
+        first.step()
+        np.testing.assert_array_equal(critic.kernel.numpy(), before["kernel"])
+        second.step()
+        assert (critic.kernel.numpy() != before["kernel"]).all()
+
+    def test_a_deep_copy_of_the_model_is_its_own(self):
+        model = Dense(1, input_size=2)
+        optimizer = SGD(model, 1.0)
+        twin = copy.deepcopy(model)
+        kernel = twin.kernel.numpy().copy()
+        md.sum(model(np.ones((1, 2), np.float32))).backward()
+        optimizer.step()
+        np.testing.assert_array_equal(twin.kernel.numpy(), kernel)
+
+    def test_no_gradients_no_change(self):
+        parameters = make()
+        before = values(parameters)
+        Adam(parameters, 0.1, global_clipnorm=1.0).step()
+        same(parameters, before)
+
+    def test_clip_by_value(self):
+        p = Parameter(np.zeros(3, np.float32))
+        optimizer = SGD([p], 1.0, clipvalue=0.5)
+        give([p], [md.tensor([0.2, -3.0, 3.0])])
+        optimizer.step()
+        np.testing.assert_allclose(p.numpy(), [-0.2, 0.5, -0.5])
+
+
+class TestRate:
+    def test_schedules_see_the_steps_made(self):
+        p = Parameter(np.zeros(1, np.float32))
+        optimizer = SGD([p], lambda step: 10.0**step)
+        seen = []
+        for _ in range(3):
+            optimizer.zero_grad()
+            give([p], [md.tensor([1.0])])
+            seen.append(optimizer.rate)
+            optimizer.step()
+        assert seen == [1, 10, 100] and p.numpy()[0] == -111
+        assert optimizer.state_dict()["learning_rate"] is None
+
+    def test_may_be_set(self):
+        p = Parameter(np.zeros(1, np.float32))
+        optimizer = SGD([p], 1.0)
+        optimizer.learning_rate = 0.5
+        give([p], [md.tensor([1.0])])
+        optimizer.step()
+        assert p.numpy()[0] == -0.5
+
+
+class TestRefusals:
+    def test_arguments(self):
+        p = Parameter(np.zeros(1, np.float32))
+        with pytest.raises(ValueError, match="at least one Parameter"):
+            SGD([], 0.1)
+        with pytest.raises(TypeError, match="expected Parameters, got Tensor"):
+            SGD([md.tensor([1.0])], 0.1)
+        with pytest.raises(ValueError, match="0 or more"):
+            SGD([p], -1)
+        with pytest.raises(ValueError, match="not both"):
+            SGD([p], 0.1, clipvalue=1.0, global_clipnorm=1.0)
+        with pytest.raises(ValueError, match="needs momentum"):
+            SGD([p], 0.1, nesterov=True)
+        with pytest.raises(ValueError, match="beta_2"):
+            Adam([p], beta_2=1.0)
+
+    def test_foreign_state(self):
+        state = Adam(make(), 0.1).state_dict()
+        with pytest.raises(SerializationError, match="state of 'Adam'"):
+            SGD(make(), 0.1).load_state_dict(state)
+        with pytest.raises(SerializationError, match="other shapes"):
+            Adam(make([(2,)]), 0.1).load_state_dict(state)
+
+
+def test_an_optimizer_of_ones_own():
+    class Sign(Optimizer):
+        """Step by the sign of the gradient's sum so far."""
+
+        slots = ("total",)
+
+        def update(self, xp, p, g, state, work, rate, count):
+            state[0] += g
+            xp.sign(state[0], out=work[0])
+            work[0] *= rate
+            p -= work[0]
+
+    parameters = make()
+    start = values(parameters)
+    gradients = random_gradients(parameters)
+    optimizer = Sign(parameters, 0.5)
+    give(parameters, gradients)
+    optimizer.step()
+    same(parameters, [p - 0.5 * np.sign(g.numpy()) for p, g in zip(start, gradients, strict=True)])
+
+
+def test_blocks_are_smaller_than_the_split():
+    assert optimizers._BLOCK < optimizers._SPLIT
