@@ -1,4 +1,4 @@
-"""`python -m examples` lists the examples; `python -m examples NAME ...` runs one."""
+"""`python -m examples` lists the examples (`--names`: by name only); with a name it runs one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from examples import EXAMPLES
-from minidl.errors import CorpusError, DeviceError
+from minidl.errors import CorpusError, DeviceError, SerializationError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,13 +17,16 @@ def main(arguments: list[str] | None = None) -> int:
         for name, what in EXAMPLES.items():
             print(f"  {name:12} {what}")
         return 0
+    if arguments[0] == "--names":
+        print("\n".join(EXAMPLES))
+        return 0
     name, *rest = arguments
     if name not in EXAMPLES:
         print(f"no example is called {name!r}; there are: {', '.join(EXAMPLES)}", file=sys.stderr)
         return 2
     try:
         return importlib.import_module(f"examples.{name}").main(rest)
-    except (CorpusError, DeviceError) as error:  # what a person can mend needs no traceback
+    except (CorpusError, DeviceError, SerializationError) as error:  # what a person can mend needs no traceback
         print(f"error: {error}", file=sys.stderr)
         return 1
 

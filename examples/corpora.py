@@ -8,6 +8,7 @@ stands in the training split.
 from __future__ import annotations
 
 import importlib.util
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,11 @@ def sentences(paragraph: Words, longest: int | None = None) -> Iterator[Words]:
             sentence, characters = [], 0
     if sentence:
         yield sentence
+
+
+def pieces(text: str) -> list[str]:
+    """The sentences of plain text, cut after 。！？； and at white space, which is left out."""
+    return re.findall(r"[^。！？；\s]+[。！？；]*|[。！？；]+", text)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,16 @@ def chinese_font() -> str | None:
     return next((name for name in SYSTEM_FONTS if name in known), None)
 
 
+@cache
+def _drawable() -> frozenset[int]:
+    """The code points that the fonts have."""
+    from matplotlib import font_manager
+
+    names = ["DejaVu Sans", *filter(None, [chinese_font()])]
+    paths = [font_manager.findfont(name) for name in names]
+    return frozenset().union(*(font_manager.get_font(path).get_charmap() for path in paths))
+
+
 @contextmanager
 def page(path: str | Path, width: float, height: float, **grid):
     """A figure and its axes (`grid` as for `Figure.subplots`), saved at the end to `path`."""
@@ -87,7 +97,7 @@ def page(path: str | Path, width: float, height: float, **grid):
 
 def label(character: str) -> str:
     """A character as it can be shown: itself, or its code point where no font has it."""
-    return character if character.isascii() or chinese_font() else f"{ord(character):X}"
+    return character if ord(character) in _drawable() else f"{ord(character):X}"
 
 
 def learning_curve(
@@ -99,6 +109,8 @@ def learning_curve(
     baselines: Mapping[str, float] | None = None,
 ) -> None:
     """Loss and quality after each epoch, a line for each named model; baselines are dashed."""
+    from matplotlib.ticker import MaxNLocator
+
     with page(path, 10, 4, ncols=2) as (figure, (left, right)):
         figure.suptitle(title)
         for axes, lines, name in ((left, loss, "training loss"), (right, quality, quality_name)):
@@ -106,7 +118,7 @@ def learning_curve(
                 axes.plot(range(1, len(values) + 1), values, marker="o", markersize=4, label=line)
             axes.set_xlabel("epoch")
             axes.set_ylabel(name)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.grid(axis="y", color=PALE, linewidth=0.5)
         for style, (name, value) in zip(("--", ":", "-."), (baselines or {}).items(), strict=False):
             right.axhline(
@@ -157,9 +169,11 @@ def trellis(
             edgecolors=np.where(on_path.ravel(), MARK, PALE), linewidths=2,
         )  # fmt: skip
         for step, row in np.ndindex(time, kinds):
+            score = emissions[step, row]
             left.text(
-                step, row, f"{emissions[step, row]:.1f}", ha="center", va="center", size=8, zorder=4
-            )
+                step, row, f"{score:.1f}", ha="center", va="center", size=8, zorder=4,
+                color=_readable(score, limit),
+            )  # fmt: skip
         _characters(left, text, tags)
         left.set_xlim(-0.6, time - 0.4)
         left.set_ylim(kinds - 0.5, -0.5)
@@ -223,13 +237,21 @@ def _matrix(axes, transitions: np.ndarray, allowed: np.ndarray, tags: str) -> No
     limit = float(np.nanmax(np.abs(shown))) or 1.0
     axes.imshow(shown, cmap="RdYlGn", vmin=-limit, vmax=limit)
     for i, j in np.ndindex(*transitions.shape):
-        text = f"{transitions[i, j]:.1f}" if allowed[i, j] else "forbidden"
-        axes.text(j, i, text, ha="center", va="center", size=9 if allowed[i, j] else 7)
+        score, style = transitions[i, j], {"ha": "center", "va": "center"}
+        if allowed[i, j]:
+            axes.text(j, i, f"{score:.2f}", color=_readable(score, limit), size=9, **style)
+        else:
+            axes.text(j, i, "forbidden", color=INK, size=7, **style)
     axes.set_xticks(range(len(tags)), tags)
     axes.set_yticks(range(len(tags)), tags)
     axes.set_title("transition scores, from row to column", size=10)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+
+
+def _readable(score: float, limit: float) -> str:
+    """The colour for a number on the diverging colours, which are dark at both ends."""
+    return "white" if abs(score) > 0.75 * limit else INK
 
 
 def _with_note(title: str) -> str:

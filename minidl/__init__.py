@@ -1,16 +1,19 @@
 """minidl: automatic differentiation, layers and training, small enough to read."""
 
 from minidl import (
+    callbacks,
     data,
     errors,
     functional,
     initializers,
     layers,
     losses,
+    metrics,
     ops,
     optimizers,
     random,
     schedules,
+    testing,
 )
 from minidl.autodiff import (
     anomaly_mode,
@@ -31,6 +34,6 @@ from minidl.graph import Parameter, Tensor, tensor
 from minidl.ops import *  # noqa: F403
 from minidl.random import seed
 from minidl.serialization import load, save
-from minidl.training import History, callbacks, evaluate, fit, metrics
+from minidl.training import History, evaluate, fit
 
 __version__ = "0.1.0"

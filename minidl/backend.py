@@ -176,6 +176,11 @@ def to_device(array: Array, device: str | None = None) -> Array:
     return array if source is owner else owner.from_host(to_host(array))
 
 
+def module_of(device: str) -> Any:
+    """The array module of a device, by the device's name."""
+    return _find(device)[0].module
+
+
 def current_device() -> str:
     """The device on which `md.tensor` and layers make new arrays."""
     return _device.get()

@@ -50,7 +50,7 @@ class _Column:
     def __init__(self, name: str, values: Any, limit: int | None) -> None:
         self.name, self.limit = name, limit
         self.ragged = isinstance(values, list) and bool(values) and hasattr(values[0], "__len__")
-        self.values = [np.asarray(v) for v in values] if self.ragged else np.asarray(values)
+        self.values: Any = [np.asarray(v) for v in values] if self.ragged else np.asarray(values)
         if not self.ragged and self.values.dtype == object:
             raise ShapeError(f"Batches: {name}: expected an array or a list of sequences")
 
@@ -63,7 +63,7 @@ class _Column:
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """The items of `rows`, padded where they are sequences, and then their mask."""
         if not self.ragged:
-            array, mask = self.values[rows], None  # type: ignore[call-overload]
+            array, mask = self.values[rows], None
         else:
             array, mask = pad([self.values[i] for i in rows])
         self._check(array, rows)
@@ -154,7 +154,7 @@ class Batches:
         rows = generator.permutation(self.size) if self.shuffle else np.arange(self.size)
         ragged = [c for c in self._inputs + self._targets if c.ragged]
         if self.bucket and ragged:
-            lengths = sum(column.lengths() for column in ragged)
+            lengths = np.sum([column.lengths() for column in ragged], axis=0)
             pool = self.bucket * self.batch_size
             parts = [rows[i : i + pool] for i in range(0, self.size, pool)]
             parts = [part[np.argsort(lengths[part], kind="stable")] for part in parts]

@@ -388,7 +388,6 @@ def bind(ops: Any) -> None:
     def reflected(op: Callable) -> Callable:
         return lambda self, other: op(other, self)
 
-    ops = _Found(ops)
     for name, op in OPERATORS.items():
         setattr(Tensor, f"__{name}__", forward(getattr(ops, op)))
         setattr(Tensor, f"__r{name}__", reflected(getattr(ops, op)))
@@ -411,13 +410,3 @@ def _method(op: Callable, name: str) -> Callable:
 
     method.__name__, method.__doc__ = name, op.__doc__
     return method
-
-
-class _Found:
-    """TEMPORARY (lead): ops not yet written."""
-
-    def __init__(self, ops):
-        self.ops = ops
-
-    def __getattr__(self, name):
-        return getattr(self.ops, name, None)

@@ -59,8 +59,7 @@ class Generator:
             draws = self._numpy.integers(0, 2**16, shape, dtype=np.uint16)
             return backend.to_device(draws < np.uint16(threshold), name)
         seed = int(self._numpy.integers(0, 2**63))
-        xp = backend.namespace(backend.to_device(np.empty(0), name))
-        return (_hash(xp, seed, shape) >> 48) < threshold
+        return (_hash(backend.module_of(name), seed, shape) >> 48) < threshold
 
     def spawn(self) -> Generator:
         """A generator of its own, seeded by this one."""

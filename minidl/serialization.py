@@ -75,24 +75,25 @@ def load(path: str | os.PathLike, **objects: Any) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike) -> dict[str, Any]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            if _TEXT not in names:
-                raise SerializationError(f"load: {os.fspath(path)} was not written by md.save")
-            document = json.loads(archive.read(_TEXT))
-            if document["format"] != _FORMAT:
-                raise SerializationError(
-                    f"load: {os.fspath(path)} is of format {document['format']}, this minidl reads "
-                    f"format {_FORMAT}"
-                )
-            return {k: _decode(v, archive) for k, v in document["contents"].items()}
-    except (zipfile.BadZipFile, EOFError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, SerializationError):
+    name = os.fspath(path)
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if _TEXT not in archive.namelist():
+                    raise SerializationError(f"load: {name} was not written by md.save")
+                document = json.loads(archive.read(_TEXT))
+                if document["format"] != _FORMAT:
+                    raise SerializationError(
+                        f"load: {name} is of format {document['format']}, this minidl reads "
+                        f"format {_FORMAT}"
+                    )
+                return {k: _decode(v, archive) for k, v in document["contents"].items()}
+        except SerializationError:
             raise
-        raise SerializationError(
-            f"load: {os.fspath(path)} is damaged, or no file of md.save: {error}"
-        ) from error
+        except Exception as error:  # damage shows itself as any of many errors
+            raise SerializationError(
+                f"load: {name} is damaged, or no file of md.save: {error}"
+            ) from error
 
 
 def _state(value: Any) -> Any:

@@ -19,9 +19,9 @@ import numpy as np
 import minidl as md
 from minidl.data import pad
 from minidl.errors import ShapeError
-from minidl.functional import crf
 from minidl.functional.losses import softmax_cross_entropy
-from minidl.layers import CRF, Conv1D, Dense, Dropout, Embedding, Layer
+from minidl.layers import Conv1D, Dense, Dropout, Embedding, Layer
+from minidl.layers.crf import CRF
 
 TAGS = "sbme"
 SINGLE, BEGIN, MIDDLE, END = range(4)
@@ -121,7 +121,7 @@ class Segmenter(Layer):
     """The article's network: Embedding -> 3 x Conv1D(relu) -> Dense to the tags -> CRF.
 
     `call(ids, mask)` gives the emissions: (batch, time), (batch, time) -> (batch, time, 4).
-    decoder: "crf", or for comparison "softmax": each character's tag on its own.
+    decoder: "crf", or for comparison "softmax": trained for each character's tag on its own.
     Positions that the mask leaves out are 0 before every convolution, as if beyond the sentence's
     ends, so padding changes nothing.
     """
@@ -136,7 +136,8 @@ class Segmenter(Layer):
         self._make_input()
         self.convolutions = [self._convolution() for _ in range(self.LAYERS)]
         self.emissions = Dense(len(TAGS), input_size=size)
-        self.crf = CRF(len(TAGS), **LEGAL) if decoder == "crf" else None
+        self.crf = CRF(len(TAGS), **LEGAL)
+        self.crf.trainable = decoder == "crf"  # else its scores stay 0, and it knows what is legal
 
     def _make_input(self) -> None:
         self.embedding = Embedding(self.vocabulary.sizes[0], self.size)
@@ -160,21 +161,18 @@ class Segmenter(Layer):
 
         With the CRF that is log Z - score(path), else the sum of the characters' cross entropies.
         """
-        if self.crf is None:
+        if self.decoder == "softmax":
             return softmax_cross_entropy(emissions, tags, mask, "sum") / len(tags)
         return self.crf.loss(emissions, tags, mask)
 
     def tags(self, emissions: Any, mask: Any, legal: bool = True) -> Any:
-        """The best tags (batch, time), -1 where masked, as an array or Tensor like the emissions.
+        """The best tags (batch, time), -1 where masked.
 
-        The CRF's best path. Without one the best among legal paths by emissions alone, or if not
-        `legal`, each character's best tag whatever its neighbours are.
+        legal: the best path, which without a trained CRF is the best by emissions alone among those
+        that its transitions allow; else each character's best tag, whatever its neighbours are.
         """
-        if self.crf is not None:
-            return self.crf.decode(emissions, mask)
         if legal:
-            nothing = md.zeros_like(emissions[0, :1] * emissions[0, :1].T)
-            return crf.viterbi(emissions, nothing, mask, **LEGAL)[0]
+            return self.crf(emissions, mask)
         return md.where(mask, md.argmax(emissions, axis=-1), -1)
 
     def segment(self, texts: Sequence[str], legal: bool = True) -> list[list[str]]:
@@ -209,14 +207,10 @@ class Segmenter(Layer):
 
         The marginals p(tag | text), (time, tags), are the gradient of log Z by the emissions.
         """
-        if self.crf is None:
-            raise ValueError("explain: decoder: expected 'crf', got 'softmax', which has no paths")
         with evaluating(self):
             ids, mask = self._batch([text])
             emissions = self(ids, mask)
-            path = self.tags(emissions, mask)
-        emissions = md.tensor(emissions.data, requires_grad=True)
-        (marginals,) = md.grad(self.crf.log_partition(emissions, mask).sum(), [emissions])
+            path, marginals = self.crf(emissions, mask), self.crf.marginals(emissions, mask)
         return {
             "emissions": emissions.numpy()[0],
             "transitions": self.crf.transitions.numpy(),
@@ -260,7 +254,7 @@ class LargeSegmenter(Segmenter):
 
 
 class GatedConvolution(Layer):
-    """x + dropout(value) * sigmoid(gate), value and gate convolutions of x (Dauphin et al. 2017)."""
+    """x + dropout(value) * sigmoid(gate), both convolutions of x (Dauphin et al. 2017)."""
 
     def __init__(self, size: int, kernel_size: int = 3, dropout: float = 0.1) -> None:
         self.size = size

@@ -33,7 +33,9 @@ def test_fans_count_the_window():
 
 def test_normal_and_uniform():
     values = initializers.normal((400, 500), mean=1.0, stddev=0.1)
-    assert values.mean() == pytest.approx(1, abs=1e-3) and values.std() == pytest.approx(0.1, rel=0.01)
+    assert values.mean() == pytest.approx(1, abs=1e-3) and values.std() == pytest.approx(
+        0.1, rel=0.01
+    )
     values = initializers.uniform((400, 500))
     assert -0.05 <= values.min() < -0.049 and 0.049 < values.max() <= 0.05
 

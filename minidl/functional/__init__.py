@@ -1,5 +1,6 @@
 """Functions made of ops, without state."""
 
+from minidl.functional import crf
 from minidl.functional.activations import activation
 from minidl.functional.losses import (
     binary_cross_entropy_with_logits,
@@ -9,6 +10,6 @@ from minidl.functional.losses import (
 from minidl.functional.normalization import layer_normalization
 
 __all__ = [
-    "activation", "binary_cross_entropy_with_logits", "layer_normalization", "mean_squared_error",
-    "softmax_cross_entropy",
+    "activation", "binary_cross_entropy_with_logits", "crf", "layer_normalization",
+    "mean_squared_error", "softmax_cross_entropy",
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from minidl.graph import Parameter
 from minidl.layers.activation import Activation
 from minidl.layers.container import Sequential
 from minidl.layers.conv import Conv1D
+from minidl.layers.crf import CRF
 from minidl.layers.dense import Dense
 from minidl.layers.dropout import Dropout
 from minidl.layers.embedding import Embedding
@@ -11,6 +12,6 @@ from minidl.layers.layer import Layer
 from minidl.layers.normalization import LayerNormalization
 
 __all__ = [
-    "Activation", "Conv1D", "Dense", "Dropout", "Embedding", "Layer", "LayerNormalization",
+    "Activation", "CRF", "Conv1D", "Dense", "Dropout", "Embedding", "Layer", "LayerNormalization",
     "Parameter", "Sequential",
 ]  # fmt: skip

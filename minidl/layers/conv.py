@@ -56,8 +56,10 @@ class Conv1D(Layer):
             )
         kernel_initializer, bias_initializer = self._initializers
         shape = (self.kernel_size, channels // self.groups, self.filters)
-        self.kernel = self.add_weight(shape, kernel_initializer)
-        self.bias = self.add_weight((self.filters,), bias_initializer) if self.use_bias else None
+        self.kernel = self.add_weight(shape, kernel_initializer, "kernel")
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight((self.filters,), bias_initializer, "bias")
 
     def call(self, x: Any) -> Tensor:
         out = ops.conv1d(

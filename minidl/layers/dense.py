@@ -35,8 +35,10 @@ class Dense(Layer):
 
     def build(self, input_shape: Any) -> None:
         kernel_initializer, bias_initializer = self._initializers
-        self.kernel = self.add_weight((input_shape[-1], self.units), kernel_initializer)
-        self.bias = self.add_weight((self.units,), bias_initializer) if self.use_bias else None
+        self.kernel = self.add_weight((input_shape[-1], self.units), kernel_initializer, "kernel")
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight((self.units,), bias_initializer, "bias")
 
     def call(self, x: Any) -> Tensor:
         out = ops.matmul(x, self.kernel)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from minidl import ops
-from minidl.graph import Tensor
+from minidl.graph import Tensor, unwrap
 from minidl.layers.layer import Layer
 
 
@@ -21,7 +23,13 @@ class Embedding(Layer):
     ) -> None:
         self.input_dim = input_dim
         self.output_dim = output_dim
-        self.embeddings = self.add_weight((input_dim, output_dim), embeddings_initializer)
+        shape = (input_dim, output_dim)
+        self.embeddings = self.add_weight(shape, embeddings_initializer, "embeddings")
 
     def call(self, ids: Any) -> Tensor:
+        found = unwrap(ids)
+        if type(found) is np.ndarray and found.size and found.min() < 0:
+            raise IndexError(  # NumPy would count from the end
+                f"Embedding: ids: expected 0 to {self.input_dim - 1}, got {found.min()}"
+            )
         return ops.take(self.embeddings, ids, axis=0)

@@ -31,8 +31,8 @@ class LayerNormalization(Layer):
 
     def build(self, input_shape: Any) -> None:
         size = (input_shape[-1],)
-        self.gamma = self.add_weight(size, "ones") if self.scale else None
-        self.beta = self.add_weight(size, "zeros") if self.center else None
+        self.gamma = self.add_weight(size, "ones", "gamma") if self.scale else None
+        self.beta = self.add_weight(size, "zeros", "beta") if self.center else None
 
     def call(self, x: Any) -> Tensor:
         return layer_normalization(x, self.gamma, self.beta, self.epsilon)

@@ -1,24 +1,34 @@
 """The ops: mathematics. Each op stands with its derivative, its samples and its domain."""
-# TEMPORARY (lead): loads the modules that exist while they are being written
 
-import importlib
-import pathlib
 import sys
 
 from minidl import graph
+from minidl.ops import (
+    activations,
+    comparison,
+    convolution,
+    elementwise,
+    indexing,
+    joining,
+    linalg,
+    products,
+    reduction,
+    shape,
+)
+from minidl.ops.activations import *  # noqa: F403
+from minidl.ops.comparison import *  # noqa: F403
+from minidl.ops.convolution import *  # noqa: F403
+from minidl.ops.elementwise import *  # noqa: F403
+from minidl.ops.indexing import *  # noqa: F403
+from minidl.ops.joining import *  # noqa: F403
+from minidl.ops.linalg import *  # noqa: F403
+from minidl.ops.products import *  # noqa: F403
+from minidl.ops.reduction import *  # noqa: F403
+from minidl.ops.shape import *  # noqa: F403
 
-__all__ = []
-for _name in (
-    "shape", "comparison", "elementwise", "activations", "reduction", "joining", "indexing",
-    "products", "linalg", "convolution",
-):  # fmt: skip
-    if (pathlib.Path(__file__).parent / f"{_name}.py").exists():
-        try:
-            _module = importlib.import_module(f"minidl.ops.{_name}")
-        except ImportError as _error:
-            print(f"minidl.ops.{_name}: {_error}", file=sys.stderr)
-            continue
-        for _op in _module.__all__:
-            globals()[_op] = getattr(_module, _op)
-            __all__.append(_op)
+_MODULES = (
+    elementwise, comparison, activations, reduction, shape, joining, indexing, products, linalg,
+    convolution,
+)  # fmt: skip
+__all__ = [name for module in _MODULES for name in module.__all__]  # noqa: PLE0604
 graph.bind(sys.modules[__name__])

@@ -64,6 +64,7 @@ def _ordered(values: Array, order: Array | None, inverse: bool = False) -> Array
 # y is made 0 there.
 
 _LEAST_LOG_FACTOR = -150.0
+_LEAST_LOG_FLOAT32 = -80.0  # the same for emissions in float32, of which exp is taken as they are
 _LEAST_ALPHA = 1e-150
 _NEGLIGIBLE = -40.0  # log of the part of Z that may be lost
 
@@ -131,23 +132,26 @@ class Exponential:
         """(factors (time, tags, batch), the sum of the maxima taken out, log of the largest dropped
         factor, whether any was dropped). NaN in the padding comes through: the guard sees it."""
         batch, time, tags = emissions.shape
-        factors = np.empty((time, tags + ragged, batch))
-        x, running = factors[:, :tags], kept.T.astype(np.float64)
-        x[...] = emissions.reshape(batch, time * tags).T.reshape(time, tags, batch)
+        x = emissions.reshape(batch, time * tags).T.copy().reshape(time, tags, batch)
+        x = x if x.dtype.itemsize >= 4 else x.astype(np.float32)
+        least = _LEAST_LOG_FLOAT32 if x.dtype == np.float32 else _LEAST_LOG_FACTOR
         top = x.max(1)
         x -= top[:, None, :]
         lost = np.full(batch, -np.inf)
-        drop = not x.min(initial=0.0) >= _LEAST_LOG_FACTOR  # true for NaN, too
+        drop = not x.min(initial=0.0) >= least  # true for NaN, too
         if drop:
-            small = x < _LEAST_LOG_FACTOR
+            small = x < least
             lost = np.where(small, x, -np.inf).max((0, 1))
             np.copyto(x, -np.inf, where=small)
         np.exp(x, out=x)
-        if ragged:
-            x *= running[:, None, :]
-            top *= running
-            np.subtract(1.0, running, out=factors[:, tags])
-        return factors, top.sum(0), lost, drop
+        top = top.astype(np.float64)
+        if not ragged:
+            return x.astype(np.float64), top.sum(0), lost, drop
+        running = kept.T.astype(np.float64)
+        factors = np.empty((time, tags + 1, batch))
+        np.multiply(x, running[:, None, :], out=factors[:, :tags])
+        np.subtract(1.0, running, out=factors[:, tags])
+        return factors, (top * running).sum(0), lost, drop
 
     def _scan(self, x: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(y, alpha); y takes the place of x."""
@@ -431,14 +435,15 @@ def crf_viterbi(
     if not time:
         return xp.zeros((batch, 0), dtype=np.int64), xp.zeros(batch, dtype=dtype)
     transitions, ends = transitions.astype(dtype), xp.maximum(kept.sum(axis=1) - 1, 0)
-    best = _best_scores(emissions.astype(dtype), transitions, start.astype(dtype))
+    best = _best_scores(emissions.astype(dtype, copy=False), transitions, start.astype(dtype))
     incoming = xp.ascontiguousarray(transitions.T)  # [to, from]
     onward = xp.zeros_like(best[0]) + end.astype(dtype)  # of each tag to what is chosen after it
     score = (best[ends, xp.arange(batch)] + onward).max(axis=1)
+    running = xp.ascontiguousarray(kept.T)[:, :, None]
     paths = xp.empty((time, batch), dtype=np.int64)
     for t in range(time - 1, -1, -1):
         paths[t] = tag = (best[t] + onward).argmax(axis=1)
-        onward = xp.where(kept[:, t, None], incoming.take(tag, axis=0), onward)
+        xp.copyto(onward, incoming.take(tag, axis=0), where=running[t])
     some = kept[:, 0]
     score = xp.where(some, score, xp.zeros_like(score))
     valid = xp.logical_and(kept, (score > -xp.inf)[:, None])
@@ -450,10 +455,12 @@ def _best_scores(emissions: Array, transitions: Array, start: Array) -> Array:
     """(time, batch, tags): the score of the best path that ends there, padding run through."""
     xp = namespace(emissions)
     batch, time, tags = emissions.shape
-    scores = xp.ascontiguousarray(emissions.transpose(1, 2, 0))  # as above, the batch innermost
-    sums = xp.empty((tags, tags, batch), dtype=scores.dtype)
+    # (time, tags, batch) as above. transitions are written out for each row: adding them is faster.
+    scores = emissions.reshape(batch, time * tags).T.copy().reshape(time, tags, batch)
+    steps = xp.ascontiguousarray(xp.broadcast_to(transitions[:, :, None], (tags, tags, batch)))
+    sums = xp.empty_like(steps)
     scores[0] += start[:, None]
     for t in range(1, time):
-        xp.add(scores[t - 1][:, None, :], transitions[:, :, None], out=sums)
+        xp.add(scores[t - 1][:, None, :], steps, out=sums)
         scores[t] += sums.max(axis=0)
     return xp.ascontiguousarray(scores.transpose(0, 2, 1))

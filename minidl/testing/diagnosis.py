@@ -79,8 +79,12 @@ def by_coordinate(
     tolerance: Tolerance,
     limit: int = 1000,
     seed: int = 0,
+    kinks_first: bool = False,
 ) -> list[Coordinates]:
-    """Compare every entry of every gradient with its own difference; of large arrays, `limit`."""
+    """Compare every entry of every gradient with its own difference; of large arrays, `limit`.
+
+    `kinks_first`: look for kinks also where the gradient agrees.
+    """
     generator = np.random.default_rng(seed)
     found = []
     for k, (name, slopes) in enumerate(zip(names, analytic, strict=True)):
@@ -95,12 +99,12 @@ def by_coordinate(
             slope = float(slopes[index])
             own = Tolerance(tolerance.rtol, tolerance.atol, abs(slope), tolerance.noise)
             right, numeric[index] = agrees(along, slope, own)
-            if right:
+            if right and not kinks_first:
                 continue
             sides = kink(along, own)
             if sides is not None:
                 kinks[index] = sides
-            wrong[index] = not within(slope, sides, own)
+            wrong[index] = not right and not within(slope, sides, own)
         found.append(Coordinates(name, slopes, numeric, wrong, kinks))
     return found
 

@@ -26,7 +26,7 @@ class Problem:
         self.names = tuple(names)
         self.point = list(point)
         self.device = device
-        self._apply = apply  # (leaves, record, an ExitStack that lasts as long as the graph is used)
+        self._apply = apply  # takes leaves, record and a stack that lasts as long as the graph
         self._random_state = random.generator().state()
 
     @contextmanager

@@ -1,7 +1,6 @@
 """Training: the loop, callbacks, metrics and history."""
 
-from minidl.training import callbacks, metrics
 from minidl.training.history import History
 from minidl.training.loop import Run, evaluate, fit
 
-__all__ = ["History", "Run", "callbacks", "evaluate", "fit", "metrics"]
+__all__ = ["History", "Run", "evaluate", "fit"]

@@ -13,6 +13,8 @@ from minidl import serialization
 if TYPE_CHECKING:
     from minidl.training.loop import Run
 
+__all__ = ["Callback", "Checkpoint", "LearningRateLog", "ModelCheckpoint", "ProgressBar"]
+
 
 class Callback:
     """Base of callbacks. `self.run` is the training under way: its model, optimizer, history, step.
@@ -158,8 +160,7 @@ class ModelCheckpoint(Callback):
 class LearningRateLog(Callback):
     """Add the learning rate of each epoch's last step to the history."""
 
-    def on_train_batch_begin(self, batch: int) -> None:
-        self._rate = self.run.optimizer.rate
-
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        logs["learning_rate"] = self._rate
+        rate = self.run.optimizer.learning_rate
+        last = self.run.optimizer.iterations - 1
+        logs["learning_rate"] = float(rate(last) if callable(rate) else rate)

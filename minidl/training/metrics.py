@@ -12,6 +12,8 @@ from minidl.backend import Array, namespace
 from minidl.errors import ShapeError
 from minidl.graph import unwrap
 
+__all__ = ["BinaryAccuracy", "Mean", "Metric", "SparseCategoricalAccuracy"]
+
 
 class Metric:
     """Base of metrics: a mean over items of what subclasses measure on each batch.

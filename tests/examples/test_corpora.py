@@ -75,7 +75,7 @@ class TestReading:
             corpora.read_segmented(file("猫 爱\n" + "鱼" * 150))
         with pytest.raises(CorpusError, match="no line has two words"):
             corpora.read_segmented(file("猫爱鱼\n狗爱肉\n"))
-        with pytest.raises(CorpusError, match="line 1.*control character"):
+        with pytest.raises(CorpusError, match=r"line 1.*control character"):
             corpora.read_segmented(file("猫 \x00\x01 爱\n"))
 
     @pytest.mark.parametrize(

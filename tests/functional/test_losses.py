@@ -129,9 +129,7 @@ class TestAll:
         assert float(value) == pytest.approx(float(expected), rel=1e-6)
         host = md.tensor(x, requires_grad=True)
         function(host, t, mask).backward()
-        np.testing.assert_allclose(
-            tensor.grad.numpy(), host.grad.numpy(), rtol=1e-5, atol=1e-7
-        )
+        np.testing.assert_allclose(tensor.grad.numpy(), host.grad.numpy(), rtol=1e-5, atol=1e-7)
 
 
 class TestSoftmaxCrossEntropy:
@@ -198,7 +196,10 @@ class TestClasses:
             assert np.isfinite(value.numpy()) and np.isfinite(p.grad.numpy()).all()
 
     def test_logits_taken_for_probabilities(self):
-        for loss, t in ((SparseCategoricalCrossentropy(), [0]), (BinaryCrossentropy(), [[0.0, 1.0]])):
+        for loss, t in (
+            (SparseCategoricalCrossentropy(), [0]),
+            (BinaryCrossentropy(), [[0.0, 1.0]]),
+        ):
             with pytest.raises(ValueError, match="pass from_logits=True"):
                 loss(t, np.array([[-1.0, 2.0]]))
 

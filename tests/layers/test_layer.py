@@ -67,7 +67,7 @@ class TestMembers:
     def test_sequential_names_its_layers_by_number(self):
         inner = Sequential([Dense(2, input_size=3), Dense(1, input_size=2)])
         assert list(inner.state_dict()) == ["0.kernel", "0.bias", "1.kernel", "1.bias"]
-        assert list(Sequential([inner]).state_dict())[0] == "0.0.kernel"
+        assert next(iter(Sequential([inner]).state_dict())) == "0.0.kernel"
         assert len(inner) == 2 and inner[1] is list(inner)[1]
         with pytest.raises(TypeError, match="Activation"):
             inner.add(md.relu)
@@ -298,7 +298,9 @@ class TestState:
             model.load_state_dict(state)
         wrong = {"kernel": np.ones((2, 3)), "bias": np.ones(2)}
         for strict in (True, False):
-            with pytest.raises(SerializationError, match=r"kernel: expected \(3, 2\), got \(2, 3\)"):
+            with pytest.raises(
+                SerializationError, match=r"kernel: expected \(3, 2\), got \(2, 3\)"
+            ):
                 model.load_state_dict(wrong, strict)
         for name, value in model.state_dict().items():
             np.testing.assert_array_equal(value, before[name])

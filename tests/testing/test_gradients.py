@@ -22,7 +22,7 @@ class TestInputs:
     def test_arrays_tensors_lists_and_floats(self):
         report = check_gradients(
             lambda a, b, c, d: a * b + c[0] * c[1] + d[0],
-            X, md.tensor(X.astype(np.float32)), [X[0], {"not": "data"} and X[1]], [1.0, 2.0, 3.0],
+            X, md.tensor(X.astype(np.float32)), [X[0], X[1]], [1.0, 2.0, 3.0],
         )  # fmt: skip
         assert report.arguments == ("a", "b", "c[0]", "c[1]", "d")
 
@@ -90,7 +90,7 @@ class TestReports:
         assert "kink: x[0]" in str(report)
 
     def test_a_gradient_outside_a_kink_is_wrong(self):
-        wrong = md.primitive(np.abs.__call__ if False else lambda x: np.abs(x))
+        wrong = md.primitive(lambda x: np.abs(x))
         wrong.defvjp(x=lambda g, x: g * (1.5 * ops.astype(x >= 0, "float64") - 0.5))
         with pytest.raises(GradientCheckError):
             check_gradients(wrong, np.array([0.0]))
@@ -127,7 +127,7 @@ class TestLayers:
 
     def test_buffers_losses_and_random_state_are_left_alone(self):
         model = layers.Sequential([Centre(), layers.Dropout(0.5)])
-        model.train()(md.tensor(X))
+        model.train()(md.tensor(X, dtype="float32"))
         model.losses()
         state, mean = md.random.generator().state(), model.layers[0].mean.numpy().copy()
         check_gradients(model, X)
@@ -199,7 +199,6 @@ class TestCare:
 
 
 def test_a_constant_op_must_be_one():
-    check_constant(md.sign, autodiff.call(X)) if False else None
     check_constant(md.argmax, autodiff.call(X, axis=1))
     with pytest.raises(GradientCheckError, match="differentiable=False"):
         check_constant(md.tanh, autodiff.call(X))

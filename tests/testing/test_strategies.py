@@ -104,7 +104,7 @@ class TestSamples:
         for side in (2, 3):
             samples(cube)(lambda draw, side=side: call(draw.array((side,))))
         assert registry["cube"].draw_case(Draw()).args[0].shape == (3,)
-        with pytest.raises(ValueError, match="'tanh' is taken by .*pass name="):
+        with pytest.raises(ValueError, match=r"'tanh' is taken by .*pass name="):
             samples(md.tanh)(None)
             samples(cube, name="tanh")(None)
 
@@ -139,8 +139,8 @@ class TestStrategies:
 
     def test_calls_by_function_and_by_name(self):
         for op in (md.multiply, "multiply"):
-            small = find(strategies.calls(op), lambda c: c.args[0].ndim == 2)
-            assert small.args[0].shape == (1, 1)
+            small = find(strategies.calls(op), lambda c: c.args[0].size > 1)
+            assert small.args[0].shape == (2,)
         with pytest.raises(ValueError, match="nothing has no samples"):
             strategies.calls("nothing")
 

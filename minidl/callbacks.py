@@ -1,0 +1,3 @@
+"""Callbacks under their public name; see minidl.training.callbacks."""
+
+from minidl.training.callbacks import *  # noqa: F403

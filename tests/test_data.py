@@ -1,0 +1,175 @@
+"""Batches: padding and masks, order, buckets, checks, and going on where one left off."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import minidl as md
+from minidl.data import Batch, Batches, pad
+from minidl.errors import SerializationError, ShapeError
+
+SENTENCES = [[1, 2, 3], [4], [], [5, 6], [7, 8, 9, 10], [11, 12]]
+TAGS = [[0, 1, 0], [1], [], [1, 1], [0, 0, 1, 1], [1, 0]]
+
+
+def lists(batches):
+    return [[list(np.atleast_1d(part).ravel()) for part in batch.inputs] for batch in batches]
+
+
+class TestPad:
+    @given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=5))
+    def test_the_mask_gives_the_sequences_back(self, sequences):
+        out, mask = pad([np.array(s, np.int64) for s in sequences], value=-1)
+        assert [list(row[m]) for row, m in zip(out, mask, strict=True)] == sequences
+        assert (out[~mask] == -1).all() and mask.dtype == bool
+        assert out.shape[1] == max(map(len, sequences), default=0)
+
+    def test_vectors_and_dtypes(self):
+        out, mask = pad([np.ones((2, 3), np.int32), np.ones((1, 3), np.int32)])
+        assert out.shape == (2, 2, 3) and out.dtype == np.int32
+        assert out[1, 1].tolist() == [0, 0, 0] and mask.tolist() == [[True, True], [True, False]]
+        assert pad([[1, 2], []])[0].dtype == np.int64  # an empty list says nothing of its kind
+
+    def test_length(self):
+        assert pad([[1], [2, 3]], length=4)[0].shape == (2, 4)
+        with pytest.raises(ShapeError, match="at least 2, got 1"):
+            pad([[1], [2, 3]], length=1)
+        with pytest.raises(ShapeError, match="of one kind"):
+            pad([np.ones((1, 2)), np.ones((1, 3))])
+
+
+class TestForms:
+    def test_arrays(self):
+        x, y = np.arange(10.0).reshape(5, 2), np.arange(5)
+        batches = list(Batches(x, y, batch_size=2, shuffle=False))
+        assert [b.inputs.shape for b in batches] == [(2, 2), (2, 2), (1, 2)]
+        assert all(isinstance(b, Batch) and b.mask is None for b in batches)
+        np.testing.assert_array_equal(np.concatenate([b.targets for b in batches]), y)
+
+    def test_sentences_and_labels(self):
+        (batch,) = Batches(SENTENCES, np.arange(6), batch_size=6, shuffle=False)
+        ids, mask = batch.inputs
+        assert ids.shape == mask.shape == (6, 4) and batch.mask is None
+        assert batch.targets.tolist() == [0, 1, 2, 3, 4, 5]
+
+    def test_sentences_and_tags(self):
+        (batch,) = Batches(SENTENCES, TAGS, batch_size=6, shuffle=False)
+        np.testing.assert_array_equal(batch.mask, batch.inputs[1])
+        assert batch.targets[batch.mask].tolist() == [t for tags in TAGS for t in tags]
+
+    def test_several_columns(self):
+        (batch,) = Batches((SENTENCES, np.ones((6, 2))), (np.zeros(6), TAGS), batch_size=6)
+        assert [a.shape for a in batch.inputs] == [(6, 4), (6, 4), (6, 2)]
+        assert [a.shape for a in batch.targets] == [(6,), (6, 4)] and batch.mask.shape == (6, 4)
+
+    def test_no_targets(self):
+        (batch,) = Batches(np.ones((3, 2)))
+        assert batch.targets is None
+
+    def test_transform(self):
+        batches = Batches(np.ones(4), batch_size=2, transform=lambda b: b._replace(targets=7))
+        assert [b.targets for b in batches] == [7, 7]
+
+    def test_sizes(self):
+        assert len(Batches(np.ones(5), batch_size=2)) == 3
+        dropping = Batches(np.ones(5), batch_size=2, drop_last=True)
+        assert len(dropping) == len(list(dropping)) == 2
+        assert list(Batches(np.ones((0, 2)))) == []
+        with pytest.raises(ShapeError, match=r"one length, got \[2, 3\]"):
+            Batches(np.ones(2), np.ones(3))
+        with pytest.raises(ValueError, match="1 or more"):
+            Batches(np.ones(2), batch_size=0)
+
+
+class TestOrder:
+    def test_every_item_once_in_a_new_order_each_epoch(self):
+        batches = Batches(np.arange(50), batch_size=7, seed=1)
+        epochs = [np.concatenate([b.inputs for b in batches]) for _ in range(3)]
+        assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+        assert (epochs[0] != epochs[1]).any() and (epochs[1] != epochs[2]).any()
+        again = Batches(np.arange(50), batch_size=7, seed=1)
+        np.testing.assert_array_equal(np.concatenate([b.inputs for b in again]), epochs[0])
+
+    def test_the_seed_comes_from_minidls_generator(self):
+        orders = []
+        for seed in (1, 1, 2):
+            md.seed(seed)
+            orders.append(np.concatenate([b.inputs for b in Batches(np.arange(50))]).tolist())
+        assert orders[0] == orders[1] != orders[2]
+
+    def test_buckets_hold_items_of_like_length(self):
+        rng = np.random.default_rng(0)
+        sentences = [np.full(n, i) for i, n in enumerate(rng.integers(1, 50, 400))]
+
+        def padding(bucket):
+            batches = list(Batches(sentences, batch_size=16, bucket=bucket, seed=3))
+            rows = np.concatenate([ids[:, 0] for ids, _ in (b.inputs for b in batches)])
+            assert sorted(rows) == list(range(400))
+            return sum((~mask).sum() for _, mask in (b.inputs for b in batches)), batches
+
+        spread, _ = padding(0)
+        little, batches = padding(25)
+        assert little < spread / 10
+        widths = [b.inputs[0].shape[1] for b in batches]
+        assert widths != sorted(widths)  # the batches themselves come in random order
+        some, _ = padding(5)
+        assert little < some < spread
+
+    def test_unshuffled_buckets_are_sorted_within(self):
+        batches = Batches(SENTENCES, batch_size=3, shuffle=False, bucket=2)
+        assert [b.inputs[1].sum(1).tolist() for b in batches] == [[0, 1, 2], [2, 3, 4]]
+
+    def test_an_epoch_left_early_is_over(self):
+        batches = Batches(np.arange(9), batch_size=1, seed=0)
+        first = next(iter(batches)).inputs
+        assert sorted(int(b.inputs[0]) for b in batches) == list(range(9))
+        assert batches.epoch == 2 and first.shape == (1,)
+
+
+class TestState:
+    @pytest.mark.parametrize("done", [0, 1, 4, 7, 8, 11])
+    def test_goes_on_with_the_same_batches(self, done):
+        def stream(batches):
+            while True:
+                yield from batches
+
+        make = dict(batch_size=3, bucket=2)
+        one = Batches(SENTENCES * 4, seed=5, **make)
+        flow = stream(one)
+        for _ in range(done):
+            next(flow)
+        other = Batches(SENTENCES * 4, seed=99, **make)
+        other.load_state_dict(one.state_dict())
+        rest = stream(other)
+        for _ in range(20):
+            for a, b in zip(next(flow).inputs, next(rest).inputs, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+    def test_other_data_is_refused(self):
+        state = Batches(np.arange(9), batch_size=2).state_dict()
+        with pytest.raises(SerializationError, match="9 items in batches of 2"):
+            Batches(np.arange(8), batch_size=2).load_state_dict(state)
+
+
+class TestLimits:
+    def test_ids_are_checked_when_batched(self):
+        batches = Batches(SENTENCES, TAGS, shuffle=False, input_limits=12, target_limits=2)
+        with pytest.raises(
+            ValueError, match=r"inputs: .*\[0, 12\), got int64 from 0 to 12, in item 5"
+        ):
+            list(batches)
+        list(Batches(SENTENCES, TAGS, input_limits=13, target_limits=2))
+        with pytest.raises(ValueError, match="targets: "):
+            list(Batches(SENTENCES, TAGS, target_limits=1))
+
+    def test_negative_and_floating_ids(self):
+        for bad in (np.array([-1, 2]), np.array([0.5, 1.0])):
+            with pytest.raises(ValueError, match="expected integers in"):
+                list(Batches(bad, input_limits=5))
+
+    def test_one_limit_a_column(self):
+        columns = (np.arange(3), np.arange(3) + 10)
+        list(Batches(columns, input_limits=(3, None)))
+        with pytest.raises(ValueError, match="expected 2 limits, got 1"):
+            Batches(columns, input_limits=(3,))

@@ -1,0 +1,478 @@
+"""fit and evaluate: what is trained, measured, read, interrupted and resumed."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minidl as md
+from minidl.callbacks import Callback, Checkpoint, LearningRateLog, ModelCheckpoint, ProgressBar
+from minidl.data import Batches
+from minidl.errors import SerializationError, ShapeError
+from minidl.layers import Conv1D, Dense, Dropout, Embedding, Layer, LayerNormalization, Sequential
+from minidl.losses import MeanSquaredError, SparseCategoricalCrossentropy
+from minidl.metrics import SparseCategoricalAccuracy
+from minidl.optimizers import SGD, Adam
+from minidl.schedules import OneCycle
+from minidl.testing import strict
+
+QUIET = {"verbose": False, "allocator": False}
+CROSS_ENTROPY = SparseCategoricalCrossentropy(from_logits=True)
+
+
+class Tagger(Layer):
+    """Noise, normalization, a mask and an added loss: all that a small model can have."""
+
+    def __init__(self):
+        self.embedding = Embedding(12, 8)
+        self.dropout = Dropout(0.2)
+        self.convolution = Conv1D(8, 3, padding="same", activation="relu", input_size=8)
+        self.normalization = LayerNormalization(input_size=8)
+        self.tags = Dense(3, input_size=8)
+        self.add_buffer("calls", np.zeros((), np.int32))
+
+    def call(self, ids, mask):
+        x = self.dropout(self.embedding(ids)) * mask[..., None]
+        x = self.normalization(self.convolution(x))
+        self.add_loss(1e-4 * md.mean(x * x))
+        if self.training:
+            self.calls = self.calls + 1
+        return self.tags(x)
+
+
+def sentences(count=40):
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(1, 12, n) for n in rng.integers(1, 9, count)]
+    return ids, [i % 3 for i in ids]
+
+
+def tagging(count=40, seed=1):
+    """Model, optimizer and data, the same each time."""
+    md.seed(seed)
+    model = Tagger()
+    optimizer = Adam(model, OneCycle(0.02, 60), global_clipnorm=1.0)
+    return model, optimizer, Batches(*sentences(count), batch_size=8, bucket=2, input_limits=12)
+
+
+def line():
+    """A straight line and its data."""
+    x = np.linspace(-1, 1, 20, dtype=np.float32)[:, None]
+    model = Dense(1, input_size=1)
+    return model, SGD(model, 0.3), Batches(x, 2 * x + 1, batch_size=5)
+
+
+class Record(Callback):
+    """Every event, in order."""
+
+    def __init__(self):
+        self.events = []
+
+    def on_train_begin(self):
+        self.events.append("train begin")
+
+    def on_train_end(self):
+        self.events.append("train end")
+
+    def on_epoch_begin(self, epoch):
+        self.events.append(f"epoch {epoch} begin")
+
+    def on_epoch_end(self, epoch, logs):
+        self.events.append(f"epoch {epoch} end {sorted(logs)}")
+
+    def on_train_batch_begin(self, batch):
+        self.events.append(f"batch {batch} begin")
+
+    def on_train_batch_end(self, batch, logs):
+        self.events.append(f"batch {batch} end")
+
+    def on_interrupt(self):
+        self.events.append("interrupt")
+
+
+class Do(Callback):
+    """Call a function after each step."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def on_train_batch_end(self, batch, logs):
+        self.function(self.run)
+
+
+class TestFit:
+    def test_learns(self):
+        model, optimizer, train = line()
+        history = md.fit(model, MeanSquaredError(), optimizer, train, train, epochs=20, **QUIET)
+        assert history["val_loss"][-1] < 1e-6 < history["loss"][0]
+        np.testing.assert_allclose(model.kernel.numpy(), 2, atol=1e-2)
+        assert len(history) == 20 and history.epoch[-1] == 19 and not history.interrupted
+
+    def test_a_tagger_learns(self):
+        model, optimizer, train = tagging()
+        metrics = [SparseCategoricalAccuracy()]
+        history = md.fit(model, CROSS_ENTROPY, optimizer, train, train, 12, (), metrics, **QUIET)
+        assert history["val_accuracy"][-1] > 0.95 and int(model.calls) == 60
+        assert sorted(history.history) == ["accuracy", "loss", "val_accuracy", "val_loss"]
+
+    def test_order_of_events(self):
+        model, optimizer, train = line()
+        record = Record()
+        md.fit(model, MeanSquaredError(), optimizer, train, train, 2, [record], **QUIET)
+        batches = [f"batch {i} {w}" for i in range(4) for w in ("begin", "end")]
+        assert record.events == [
+            "train begin",
+            "epoch 0 begin", *batches, "epoch 0 end ['loss', 'val_loss']",
+            "epoch 1 begin", *batches, "epoch 1 end ['loss', 'val_loss']",
+            "train end",
+        ]  # fmt: skip
+
+    def test_the_loss_counts_items_or_kept_positions(self):
+        x = np.arange(5, dtype=np.float32)
+        model = Sequential([])
+        data = [(x[:2], np.zeros(2, np.float32)), (x[2:], np.zeros(3, np.float32))]
+        result = md.evaluate(model, MeanSquaredError(), data)
+        assert result["loss"] == pytest.approx((x**2).mean())
+        masked = [(*b, np.arange(len(b[0])) == 0) for b in data]
+        result = md.evaluate(model, MeanSquaredError(), masked, [lambda t, p, m: md.mean(p)])
+        assert result["loss"] == pytest.approx((x[0] ** 2 + x[2] ** 2) / 2)
+
+    def test_losses_that_layers_add(self):
+        class Penalised(Dense):
+            def call(self, x):
+                self.add_loss(md.sum(self.kernel * self.kernel))
+                return super().call(x)
+
+        model = Penalised(1, input_size=1, kernel_initializer="ones")
+        data = [(np.zeros((1, 1)), np.zeros((1, 1)))]
+        assert md.evaluate(model, MeanSquaredError(), data)["loss"] == 1
+        md.fit(model, None, SGD(model, 0.25), data, **QUIET)
+        assert float(model.kernel[0, 0]) == 0.5
+        with pytest.raises(ValueError, match="no layer added a loss"):
+            md.fit(line()[0], None, *line()[1:], **QUIET)
+
+    def test_inputs_are_moved_and_cast(self):
+        model = Dense(1, input_size=1).astype("float64")
+        seen = []
+
+        def loss(y, output):
+            seen.append((y.dtype, output.dtype, y.device))
+            return md.mean(md.square(output - y))
+
+        md.fit(model, loss, SGD(model), [(np.ones((2, 1), np.float32), np.ones((2, 1)))], **QUIET)
+        model.to("strict")
+        md.fit(model, loss, SGD(model), [(np.ones((2, 1)), np.ones((2, 1)))], **QUIET)
+        assert seen == [(np.float64, np.float64, "cpu"), (np.float64, np.float64, "strict")]
+
+    def test_modes(self):
+        model = Sequential([Dropout(0.5), Dense(1, input_size=1)])
+        modes = []
+
+        class Watch(Layer):
+            def call(self, x):
+                modes.append((self.training, md.autodiff.is_recording()))
+                return x
+
+        model.add(Watch())
+        model.eval()
+        data = [(np.ones((1, 1)), np.ones((1, 1)))]
+        md.fit(model, MeanSquaredError(), SGD(model), data, data, **QUIET)
+        assert modes == [(True, True), (False, False)] and model.training
+        model[0].training = False
+        md.evaluate(model, MeanSquaredError(), data)
+        assert model.training and not model[0].training
+
+    def test_stop(self):
+        model, optimizer, train = line()
+        record = Record()
+        stop = Do(lambda run: setattr(run, "stop", run.step == 6))
+        history = md.fit(
+            model, MeanSquaredError(), optimizer, train, epochs=9, callbacks=[stop, record], **QUIET
+        )
+        assert len(history) == 1 and not history.interrupted
+        assert record.events[-2:] == ["batch 1 end", "train end"]
+
+    def test_wrong_batches_and_losses(self):
+        model, optimizer, _ = line()
+        for bad in ([np.ones((2, 1))], [{"x": 1}], [(1,)]):
+            with pytest.raises(ValueError, match=r"expected batches \(inputs, targets\)"):
+                md.fit(model, MeanSquaredError(), optimizer, bad, **QUIET)
+        data = [(np.ones((2, 1)), np.ones((2, 1)))]
+        with pytest.raises(ShapeError, match="expected a scalar"):
+            md.fit(model, MeanSquaredError(reduction="none"), optimizer, data, **QUIET)
+
+    def test_training_ends_though_a_step_fails(self):
+        model, optimizer, train = line()
+        record = Record()
+
+        def loss(y, output):
+            raise RuntimeError("no")
+
+        with pytest.raises(RuntimeError, match="no"):
+            md.fit(model, loss, optimizer, train, callbacks=[record], **QUIET)
+        assert record.events[-1] == "train end"
+
+
+class TestDevice:
+    def test_no_step_waits_for_the_device(self):
+        """Placing, forward, backward, clipping, the step and the metrics, with nothing read."""
+        model, optimizer, train = tagging()
+        model.to("strict")
+        bans = []
+
+        class Ban(Callback):
+            def on_train_batch_begin(self, batch):
+                bans.append(strict.forbid_sync())
+                bans[-1].__enter__()
+
+            def on_train_batch_end(self, batch, logs):
+                bans[-1].__exit__(None, None, None)
+
+        metrics = [SparseCategoricalAccuracy()]
+        with strict.counting() as counts:
+            history = md.fit(
+                model, CROSS_ENTROPY, optimizer, train, epochs=2, callbacks=[Ban()],
+                metrics=metrics, read_every=10**9, **QUIET,
+            )  # fmt: skip
+        assert len(bans) == 10 and history["loss"][1] < history["loss"][0]
+        assert counts.synchronisations <= 2 * 4  # the epoch's end reads four columns of numbers
+
+    def test_the_device_trains_as_the_host_does(self):
+        results = []
+        for device in ("cpu", "strict"):
+            model, optimizer, train = tagging()
+            model.to(device)
+            with md.random.draw_on_host():
+                md.fit(model, CROSS_ENTROPY, optimizer, train, epochs=2, **QUIET)
+            results.append(model.state_dict())
+        for name, value in results[0].items():
+            np.testing.assert_allclose(value, results[1][name], rtol=2e-3, atol=2e-4, err_msg=name)
+
+    def test_read_every(self):
+        model, optimizer, train = line()
+        seen = []
+        read = Do(lambda run: seen.append(dict(run.logs)))
+        md.fit(model, MeanSquaredError(), optimizer, train, callbacks=[read], read_every=3, **QUIET)
+        assert [sorted(logs) for logs in seen] == [[], [], ["loss"], ["loss"]]
+
+
+class TestInterrupt:
+    def test_ctrl_c_finishes_the_step_and_saves(self, tmp_path):
+        model, optimizer, train = line()
+        record, path = Record(), tmp_path / "run.npz"
+        press = Do(lambda run: os.kill(os.getpid(), signal.SIGINT) if run.step == 6 else None)
+        before = signal.getsignal(signal.SIGINT)
+        history = md.fit(
+            model, MeanSquaredError(), optimizer, train, epochs=9,
+            callbacks=[press, record, Checkpoint(path, every_epochs=100)], **QUIET,
+        )  # fmt: skip
+        assert history.interrupted and len(history) == 1
+        assert record.events[-3:] == ["batch 1 end", "interrupt", "train end"]
+        assert md.load(path)["place"] == {"epoch": 1, "batch": 2, "step": 6}
+        assert signal.getsignal(signal.SIGINT) is before
+
+    def test_twice_stops_at_once(self):
+        model, optimizer, train = line()
+
+        def press(run):
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            md.fit(model, MeanSquaredError(), optimizer, train, callbacks=[Do(press)], **QUIET)
+
+    def test_other_threads_train_too(self):
+        model, optimizer, train = line()
+        done = []
+        thread = threading.Thread(
+            target=lambda: done.append(md.fit(model, MeanSquaredError(), optimizer, train, **QUIET))
+        )
+        thread.start()
+        thread.join()
+        assert len(done[0]) == 1
+
+
+class Stopwatch(Callback):
+    """Remembers over a resume how many steps it has seen."""
+
+    steps = 0
+
+    def on_train_batch_end(self, batch, logs):
+        self.steps += 1
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+
+
+def whole_run(**options):
+    """The run that all tests of resuming repeat: 40 items in batches of 8 make 5 steps an epoch."""
+    model, optimizer, train = tagging(seed=options.pop("seed", 1))
+    watch = Stopwatch()
+    callbacks = [*options.pop("callbacks", []), watch, LearningRateLog()]
+    history = md.fit(
+        model, CROSS_ENTROPY, optimizer, train, Batches(*sentences(9), shuffle=False), 4,
+        callbacks, [SparseCategoricalAccuracy()], read_every=2, **QUIET, **options,
+    )  # fmt: skip
+    return {
+        **model.state_dict(),
+        "history": history.state_dict(),
+        "random": md.random.generator().state(),
+        "optimizer": optimizer.state_dict(),
+        "data": train.state_dict(),
+        "steps": watch.steps,
+    }
+
+
+def bits(value):
+    """Comparable bit for bit."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, dict):
+        return {k: bits(v) for k, v in value.items()}
+    return value
+
+
+CHILD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import minidl as md
+import test_loop
+result = test_loop.whole_run(seed=77, resume=sys.argv[2])
+md.save(sys.argv[3], **result)
+"""
+
+
+class TestResume:
+    def test_bit_for_bit_in_a_new_process(self, tmp_path):
+        """Weights, optimizer, schedule, dropout, order, callbacks, history: N + M steps are N, a
+        file, a new process, M."""
+        path = tmp_path / "run.npz"
+        stop = Do(lambda run: setattr(run, "stop", run.step == 8))
+        whole_run(callbacks=[stop, Checkpoint(path, every_steps=8)])
+        here = Path(__file__).resolve().parent
+        subprocess.run(
+            [sys.executable, "-c", CHILD, here, path, tmp_path / "result.npz"],
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(here.parents[1])},
+        )
+        md.save(tmp_path / "whole.npz", **whole_run())
+        expected, found = md.load(tmp_path / "whole.npz"), md.load(tmp_path / "result.npz")
+        assert bits(found) == bits(expected)
+
+    @pytest.mark.parametrize("steps", range(1, 21, 3))
+    def test_at_any_step_in_this_process(self, tmp_path, steps):
+        path = tmp_path / "run.npz"
+        expected = whole_run()
+        stop = Do(lambda run: setattr(run, "stop", run.step == steps))
+        whole_run(callbacks=[stop, Checkpoint(path, every_steps=steps)])
+        assert bits(whole_run(seed=5, resume=path)) == bits(expected)
+
+    def test_at_the_end_of_an_epoch(self, tmp_path):
+        path = tmp_path / "run-{}.npz"
+
+        class Copy(Callback):
+            def on_epoch_begin(self, epoch):
+                if epoch == 2:
+                    os.rename(path, tmp_path / "second.npz")
+
+        expected = whole_run(callbacks=[Checkpoint(path, every_epochs=2), Copy()])
+        assert bits(whole_run(seed=5, resume=tmp_path / "second.npz")) == bits(expected)
+
+    def test_plain_lists_are_begun_anew_where_they_stopped(self, tmp_path):
+        data = [(np.full((1, 1), i, np.float32), np.ones((1, 1), np.float32)) for i in range(4)]
+
+        def run(**options):
+            md.seed(0)
+            model = Dense(1, input_size=1)
+            md.fit(model, MeanSquaredError(), SGD(model, 0.01), data, epochs=2, **QUIET, **options)
+            return model.state_dict()
+
+        stop = Do(lambda run: setattr(run, "stop", run.step == 6))
+        run(callbacks=[stop, Checkpoint(tmp_path / "x.npz", every_steps=6)])
+        assert bits(run(resume=tmp_path / "x.npz")) == bits(run())
+
+    def test_another_run_is_refused(self, tmp_path):
+        path = tmp_path / "run.npz"
+        whole_run(callbacks=[Checkpoint(path)])
+        model, optimizer, train = tagging()
+        with pytest.raises(SerializationError, match="other callbacks"):
+            md.fit(model, CROSS_ENTROPY, optimizer, train, resume=path, **QUIET)
+        with pytest.raises(SerializationError):
+            md.fit(*line()[:1], CROSS_ENTROPY, *line()[1:], resume=path, **QUIET)
+
+
+class TestCallbacks:
+    def test_progress_prints_a_line_an_epoch(self):
+        model, optimizer, train = line()
+        file = io.StringIO()
+        md.fit(
+            model, MeanSquaredError(), optimizer, train, epochs=2, callbacks=[ProgressBar(file)],
+            allocator=False,
+        )  # fmt: skip
+        lines = file.getvalue().splitlines()
+        assert [text.split()[:3] for text in lines] == [
+            ["epoch", "1/2", "loss"], ["epoch", "2/2", "loss"],
+        ]  # fmt: skip
+
+    def test_a_terminal_gets_a_bar(self):
+        pytest.importorskip("tqdm")
+
+        class Terminal(io.StringIO):
+            def isatty(self):
+                return True
+
+        model, optimizer, train = line()
+        file = Terminal()
+        md.fit(
+            model, MeanSquaredError(), optimizer, train, callbacks=[ProgressBar(file)],
+            read_every=1, allocator=False,
+        )  # fmt: skip
+        assert "epoch 1/1" in file.getvalue() and file.getvalue().endswith(" s\n")
+
+    def test_verbose_prints(self, capsys):
+        model, optimizer, train = line()
+        md.fit(model, MeanSquaredError(), optimizer, train, allocator=False)
+        assert capsys.readouterr().out.startswith("epoch 1/1  loss ")
+        md.fit(model, MeanSquaredError(), optimizer, train, **QUIET)
+        assert capsys.readouterr().out == ""
+
+    def test_model_checkpoint_keeps_the_best(self, tmp_path):
+        model, _, train = line()
+        best = ModelCheckpoint(tmp_path / "best.npz", monitor="loss", save_best_only=True)
+        each = ModelCheckpoint(tmp_path / "{epoch}-{loss:.1f}.npz")
+        rates = lambda step: 0.3 if step < 8 else 3.0  # noqa: E731  worse from the third epoch on
+        history = md.fit(
+            model, MeanSquaredError(), SGD(model, rates), train, epochs=4, callbacks=[best, each],
+            **QUIET,
+        )  # fmt: skip
+        assert best.best == min(history["loss"]) < history["loss"][-1]
+        files = [f"{i + 1}-{loss:.1f}.npz" for i, loss in enumerate(history["loss"])]
+        assert sorted(os.listdir(tmp_path)) == sorted([*files, "best.npz"])
+        position = history["loss"].index(best.best)
+        saved = [md.load(tmp_path / name)["model"] for name in ("best.npz", files[position])]
+        assert bits(saved[0]) == bits(saved[1])
+
+    def test_model_checkpoint_refuses(self, tmp_path):
+        model, optimizer, train = line()
+        callbacks = [ModelCheckpoint(tmp_path / "x.npz", save_best_only=True)]
+        with pytest.raises(KeyError, match="'val_loss' is not measured, only loss"):
+            md.fit(model, MeanSquaredError(), optimizer, train, callbacks=callbacks, **QUIET)
+        with pytest.raises(ValueError, match="'min' or 'max'"):
+            ModelCheckpoint("x", mode="auto")
+
+    def test_learning_rate_log(self):
+        model, _, train = line()
+        optimizer = SGD(model, lambda step: 0.1 / (1 + step))
+        history = md.fit(
+            model, MeanSquaredError(), optimizer, train, epochs=2, callbacks=[LearningRateLog()],
+            **QUIET,
+        )  # fmt: skip
+        assert history["learning_rate"] == [0.1 / 4, 0.1 / 8]
