@@ -45,13 +45,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    names = lambda text: text.split(",")  # noqa: E731
-    parser.add_argument("--only", type=names, metavar="W1,W8", help="workloads; all if not given")
-    parser.add_argument("--systems", type=names, metavar="minidl,pytorch", help="all if not given")
-    parser.add_argument("--pairs", type=int, default=9, help="bursts of each two systems: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there, too")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: figures mean nothing")
+    add = parser.add_argument
+    add("--only", type=_names, metavar="W1,W8", help="workloads; all if not given")
+    add("--systems", type=_names, metavar="minidl,pytorch", help="all installed if not given")
+    add("--pairs", type=int, default=9, help="bursts of each two systems, default %(default)s")
+    add("--json", type=Path, metavar="FILE", help="write the rows there, too")
+    add("--quick", action="store_true", help="a smoke run: its figures mean nothing")
     return parser.parse_args(arguments)
+
+
+def _names(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _asked(name: str, wanted: list[str] | None) -> bool:

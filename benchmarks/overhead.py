@@ -321,10 +321,10 @@ def _() -> Run:
 @implements(PERCEPTRON, "dezero")
 def _() -> Run:
     dezero = _dezero()
-    functions = dezero.functions
+    functions, Linear = dezero.functions, dezero.layers.Linear
     x, classes, weights = perceptron()
     model = dezero.Model()
-    model.first, model.second = dezero.layers.Linear(HIDDEN, in_size=INPUTS), dezero.layers.Linear(CLASSES, in_size=HIDDEN)
+    model.first, model.second = Linear(HIDDEN, in_size=INPUTS), Linear(CLASSES, in_size=HIDDEN)
     model.first.W.data, model.first.b.data, model.second.W.data, model.second.b.data = weights
     optimizer = dezero.optimizers.Adam(RATE).setup(model)
 

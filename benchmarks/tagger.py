@@ -99,7 +99,7 @@ def _() -> Run:
             loss = model(*batches[i % BATCHES])
             loss.backward()
             optimizer.step()
-        return loss
+        return loss.detach()
 
     return run
 
@@ -193,7 +193,7 @@ def _() -> Run:
             x.grad = None
         loss = -crf(emissions, tags, mask, reduction="mean")
         loss.backward()
-        return loss
+        return loss.detach()
 
     return repeated(step)
 
@@ -271,6 +271,4 @@ def _viterbi_torch(tags: int, time: int) -> Run:
 for _tags, _time in ((9, 60), (30, 200)):
     _name = f"W1v {_tags} tags x {_time}"
     implements(_name, "minidl")(lambda size=(_tags, _time): _viterbi_minidl(*size))
-    implements(_name, REFERENCE, SAME_ALLOCATOR)(
-        lambda size=(_tags, _time): _viterbi_torch(*size)
-    )
+    implements(_name, REFERENCE, SAME_ALLOCATOR)(lambda size=(_tags, _time): _viterbi_torch(*size))

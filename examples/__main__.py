@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         return importlib.import_module(f"examples.{name}").main(rest)
-    except (CorpusError, DeviceError, SerializationError) as error:  # what a person can mend needs no traceback
+    except (CorpusError, DeviceError, SerializationError) as error:  # a person can mend these
         print(f"error: {error}", file=sys.stderr)
         return 1
 

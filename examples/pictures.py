@@ -103,8 +103,8 @@ def label(character: str) -> str:
 def learning_curve(
     path: str | Path,
     title: str,
-    loss: Mapping[str, Sequence[float]],
-    quality: Mapping[str, Sequence[float]],
+    loss: Mapping[str, Sequence[float | None]],
+    quality: Mapping[str, Sequence[float | None]],
     quality_name: str,
     baselines: Mapping[str, float] | None = None,
 ) -> None:
@@ -134,7 +134,7 @@ def trellis(
     tags: str,
     emissions: np.ndarray,
     transitions: np.ndarray,
-    best: Sequence[int],
+    best: np.ndarray,
     allowed: np.ndarray,
 ) -> None:
     """The lattice that a linear-chain CRF scores: one column a character, one row a tag.
@@ -163,10 +163,10 @@ def trellis(
                 )
         steps, rows = np.meshgrid(range(time), range(kinds), indexing="ij")
         limit = float(np.abs(emissions).max()) or 1.0
-        on_path = np.asarray(best)[:, None] == np.arange(kinds)
+        on_path = best[:, None] == np.arange(kinds)
         left.scatter(
-            steps, rows, c=emissions, cmap="RdYlGn", vmin=-limit, vmax=limit, s=620, zorder=3,
-            edgecolors=np.where(on_path.ravel(), MARK, PALE), linewidths=2,
+            steps, rows, c=emissions.ravel(), cmap="RdYlGn", vmin=-limit, vmax=limit, s=620,
+            zorder=3, edgecolors=np.where(on_path.ravel(), MARK, PALE), linewidths=2,
         )  # fmt: skip
         for step, row in np.ndindex(time, kinds):
             score = emissions[step, row]
@@ -185,13 +185,13 @@ def marginals(
     text: str,
     tags: str,
     probabilities: np.ndarray,
-    best: Sequence[int],
-    ends: Sequence[int],
+    best: np.ndarray,
+    ends: np.ndarray,
 ) -> None:
     """p(tag | sentence), shape (time, tags), the best path framed; below it, p(a word ends here).
 
-    `ends` lists the tags that close a word. The probabilities are the gradient of log Z by the
-    emission scores.
+    best (time,) holds the tags of the best path; `ends` lists the tags that close a word. The
+    probabilities are the gradient of log Z by the emission scores.
     """
     from matplotlib.patches import Rectangle
 
@@ -214,8 +214,8 @@ def marginals(
                 Rectangle((step - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=MARK, linewidth=2)
             )
         _characters(above, text, tags)
-        closing = probabilities[:, list(ends)].sum(axis=1)
-        chosen = np.isin(np.asarray(best), list(ends))
+        closing = probabilities[:, ends].sum(axis=1)
+        chosen = np.isin(best, ends)
         below.bar(range(time), closing, color=np.where(chosen, MARK, PALE))
         below.set_ylim(0, 1.02)
         below.set_ylabel("p(a word\nends here)")

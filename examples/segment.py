@@ -302,7 +302,8 @@ def table(scores: dict[str, dict[str, Score]]) -> str:
         for way, by_part in scores.items():
             s = by_part[part]
             values = (s.precision, s.recall, s.f1, s.unseen_recall)
-            lines.append(f"  {way:24}" + "".join(f"{value:11.4f}" for value in values))
+            shown = ("-" if np.isnan(value) else f"{value:.4f}" for value in values)
+            lines.append(f"  {way:24}" + "".join(f"{value:>11}" for value in shown))
     return "\n".join([*lines, "unseen: recall on words that are not in train"])
 
 

@@ -183,7 +183,7 @@ def _check_finite(node: Node, name: str, contribution: Any) -> None:
 
 def _run_hooks(place: Place, g: Any) -> Any:
     for hook in tuple(place.hooks or ()):
-        replaced = hook(g if isinstance(g, Tensor) else wrap(g, None, None))
+        replaced = hook(g if isinstance(g, Tensor) else wrap(_array(g), None, None))
         if replaced is not None:
             if replaced.shape != place.shape:
                 raise ShapeError(
@@ -246,13 +246,18 @@ def _deposit(leaf: Leaf, g: backend.Array, own: bool) -> None:
         buffer[...] = g if before is None else g + before._data
         leaf.grad = wrap(buffer, None, [0])
     elif before is None:
-        leaf.grad = wrap(g if own else _copy(g), None, [0])
+        leaf.grad = wrap(_array(g) if own else _copy(g), None, [0])
     else:
-        leaf.grad = wrap(before._data + g, None, [0])
+        leaf.grad = wrap(_array(before._data + g), None, [0])
+
+
+def _array(g: Any) -> backend.Array:
+    """`g` as an array where NumPy made a scalar of an array without dimensions."""
+    return np.asarray(g) if isinstance(g, np.generic) else g
 
 
 def _copy(g: backend.Array) -> backend.Array:
-    return g.copy() if hasattr(g, "base") else backend.namespace(g).array(g)
+    return g.copy() if type(g) is np.ndarray else backend.namespace(g).array(g)
 
 
 def _backward(self: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
@@ -278,13 +283,14 @@ Tensor.backward = _backward  # type: ignore[attr-defined]
 
 def _seed(output: Tensor, gradient: Any, who: str) -> Tensor:
     if gradient is None:
-        if output.size != 1:
+        data = output._data
+        if data.size != 1:
             raise GradientError(
                 f"{who}: expected an output of one element, got shape {output.shape}; reduce it "
                 "(.sum(), .mean()) or give its gradient"
             )
-        one = backend.namespace(output._data).array(1, dtype=output.dtype)
-        return wrap(one.reshape(output.shape), None, None)
+        one = backend.namespace(data).array(1, dtype=data.dtype)
+        return wrap(one.reshape(data.shape) if data.ndim else one, None, None)
     if not isinstance(gradient, Tensor):
         gradient = Tensor(gradient, dtype=output.dtype, device=output.device)
     if gradient.shape != output.shape:

@@ -51,7 +51,7 @@ class _Column:
         self.name, self.limit = name, limit
         self.ragged = isinstance(values, list) and bool(values) and hasattr(values[0], "__len__")
         self.values: Any = [np.asarray(v) for v in values] if self.ragged else np.asarray(values)
-        if not self.ragged and self.values.dtype == object:
+        if isinstance(self.values, np.ndarray) and self.values.dtype == object:
             raise ShapeError(f"Batches: {name}: expected an array or a list of sequences")
 
     def __len__(self) -> int:

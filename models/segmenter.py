@@ -276,7 +276,8 @@ def load(path: str | os.PathLike) -> Segmenter:
         Vocabulary(**contents["vocabulary"]), network["decoder"], network["size"]
     )
     model.load_state_dict(contents["model"])
-    return model.eval()
+    model.eval()
+    return model
 
 
 @contextmanager

@@ -41,6 +41,15 @@ def test_gradients_own_their_memory():
     assert not np.shares_memory(first._data, second._data)
 
 
+def test_gradients_are_arrays_also_of_no_dimension():
+    x = md.tensor(2.0, requires_grad=True)
+    y = x * x
+    assert type(md.grad(y, [x], retain_graph=True)[0]._data) is np.ndarray
+    y.backward(retain_graph=True)
+    y.backward()
+    assert type(x.grad._data) is np.ndarray and x.grad.shape == () and x.grad.item() == 8
+
+
 def test_backward_wants_one_element_or_a_gradient():
     x = leaf(1.0, 2.0)
     with pytest.raises(GradientError, match="one element"):

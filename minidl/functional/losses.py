@@ -222,11 +222,11 @@ def _reduce(losses: Tensor, mask: Array | None, reduction: str) -> Tensor:
         losses = ops.where(mask, losses, 0.0)
     if reduction == "none":
         return losses
+    if reduction == "mean" and mask is None and losses.size:
+        return ops.mean(losses)
     total = ops.sum(losses)
-    if reduction == "sum":
+    if reduction == "sum" or mask is None:
         return total
-    if mask is None:
-        return total * (1.0 / max(1, losses.size))
     return total / namespace(mask).maximum(mask.sum(), 1).astype(losses.dtype)
 
 

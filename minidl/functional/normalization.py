@@ -13,7 +13,7 @@ from minidl.errors import ShapeError
 from minidl.graph import Tensor
 from minidl.samples import Draw, call, samples
 
-_BLOCK = 1 << 15  # elements that stay in the cache through all passes over them
+_BLOCK = 1 << 16  # elements that stay in the cache through all passes over them
 _SPLIT = 100_000  # elements from which half of the rows goes to the other thread
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from minidl import random
-from minidl.backend import device_of, namespace
-from minidl.graph import unwrap
+from minidl.backend import device_of
+from minidl.graph import unwrap, wrap
 from minidl.layers.layer import Layer
 
 
@@ -30,7 +30,7 @@ class Dropout(Layer):
         shape = x.shape
         if self.noise_shape is not None:
             shape = tuple(n or s for n, s in zip(self.noise_shape, x.shape, strict=True))
-        array = unwrap(x)
-        kept = random.generator().bernoulli(1 - self.rate, shape, device_of(array))
-        scale = namespace(array).asarray(1 / (1 - self.rate), dtype=x.dtype)
-        return x * (kept * scale)
+        kept = random.generator().bernoulli(1 - self.rate, shape, device_of(unwrap(x)))
+        weights = kept.astype(x.dtype)
+        weights *= 1 / (1 - self.rate)
+        return x * wrap(weights, None, None)

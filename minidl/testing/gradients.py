@@ -276,7 +276,7 @@ class Check:
     def _check_create_graph(self, derived: Problem, noise: float, slopes: Arrays) -> None:
         """The first gradient must not depend on whether it is itself recorded."""
         scale = max(float(np.max(np.abs(slope), initial=0.0)) for slope in slopes)
-        atol = 1e-9 * scale + 1e-12 * noise
+        atol = self.tolerance.atol + 1e-9 * scale + 1e-12 * noise
         with derived.at(derived.point) as (_, recorded):
             for name, g, slope in zip(self.problem.names, recorded, slopes, strict=False):
                 actual = backend.to_host(g._data)

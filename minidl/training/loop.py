@@ -53,8 +53,9 @@ def fit(
     allocator: call `md.tune_allocator()`, which concerns the whole process and cannot be undone.
     verbose: show progress, unless `callbacks` has a ProgressBar.
 
-    Ctrl-C ends the training after the step under way: callbacks get `on_interrupt`, a Checkpoint
-    saves, and the history comes back with `interrupted` set. A second Ctrl-C stops at once.
+    Ctrl-C ends the training after the step (or the validation) under way: callbacks get
+    `on_interrupt`, a Checkpoint saves, and the history comes back with `interrupted` set. A second
+    Ctrl-C stops at once.
     """
     if verbose and not any(isinstance(callback, ProgressBar) for callback in callbacks):
         callbacks = [*callbacks, ProgressBar()]
@@ -80,11 +81,12 @@ def evaluate(
         measure.reset_state()
     mean = Mean(name="loss")
     modes = [(layer, layer.training) for _, layer in model.walk()]
+    device, dtype = model.device, model.dtype
     model.eval()
     try:
         with autodiff.no_grad():
             for batch in data:
-                batch = place(batch, model)
+                batch = place(batch, device, dtype)
                 value, output = forward(model, loss, batch)
                 _add(mean, value, batch)
                 for measure in measures:
@@ -113,9 +115,8 @@ def forward(model: Layer, loss: Callable | None, batch: Batch) -> tuple[Tensor, 
     return total, output
 
 
-def place(batch: Any, model: Layer) -> Batch:
-    """A batch as Tensors where the model is, floats in its dtype; Tensors are left as they are."""
-    device, dtype = model.device, model.dtype
+def place(batch: Any, device: str, dtype: Any) -> Batch:
+    """A batch as Tensors on `device`, floats in `dtype`; Tensors are left as they are."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, (tuple, list)):
@@ -194,6 +195,7 @@ class Run:
             for measure in (self._mean, *self.metrics):
                 measure.reset_state()
         self._call("on_epoch_begin", self.epoch)
+        self._device, self._dtype = self.model.device, self.model.dtype
         batches: Iterator = iter(self.train)
         if self.batch and not hasattr(self.train, "load_state_dict"):
             batches = islice(batches, self.batch, None)  # what keeps no place is begun anew
@@ -213,7 +215,7 @@ class Run:
         self._save_now()
 
     def _train_step(self, batch: Any) -> None:
-        batch = place(batch, self.model)
+        batch = place(batch, self._device, self._dtype)
         self.optimizer.zero_grad()
         value, output = forward(self.model, self.loss, batch)
         value.backward()
