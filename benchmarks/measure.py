@@ -97,12 +97,14 @@ def _busy() -> float:
     return (sum(fields) - idle - waiting) / os.sysconf("SC_CLK_TCK")
 
 
-def _wait_for_quiet(deadline: float) -> None:
+def _quiet(deadline: float) -> bool:
+    """Wait for the machine to be free; False if it is not by then."""
     while time.perf_counter() < deadline:
         before = _busy()
         time.sleep(WATCH)
         if _busy() - before <= FOREIGN * WATCH:
-            return
+            return True
+    return False
 
 
 def measure(workload: str, systems: list[str], settings: Settings) -> list[dict[str, Any]]:
@@ -150,8 +152,8 @@ def _rounds(
         for comparison, times in kept.items():
             if len(times) == settings.pairs:
                 continue
-            if not settings.any_load:
-                _wait_for_quiet(deadline)
+            if not (settings.any_load or _quiet(deadline)):
+                break
             order = comparison[:: 1 if turn % 2 else -1]
             bursts = {system: workers[system].burst() for system in order}
             if settings.any_load or all(burst.quiet for burst in bursts.values()):

@@ -26,6 +26,7 @@ from minidl.recording import (
     no_grad,
     outputs_of,
     primitive,
+    refuse_changed,
     replay,
     replaying,
 )  # fmt: skip
@@ -107,13 +108,17 @@ def _propagate(
         else:
             if g.__class__ is list:
                 g = _fill(place, g, create_graph)
-            for counter, count in place.versions:
-                if counter[0] != count:
-                    _refuse_changed(place)
             for name, parent, answer in place.op.contributions(place, g, create_graph, leading):
                 if answer is None:
                     continue
-                if answer.shape != parent.shape or answer.dtype != parent.dtype:
+                try:
+                    differs = answer.shape != parent.shape or answer.dtype != parent.dtype
+                except AttributeError:
+                    raise GradientError(
+                        f"{place.op.__name__}: the rule of {name} returned "
+                        f"{type(answer).__name__}; expected what ops and operators on g give"
+                    ) from None
+                if differs:
                     answer = _mend(answer, parent, place.op, name)
                 if place.trace is not None:
                     _check_finite(place, name, answer)
@@ -136,13 +141,6 @@ def _propagate(
                 owned.discard(leaf)
             collected[leaf] = (g, leaf in owned)
     return collected
-
-
-def _refuse_changed(node: Node) -> None:
-    raise GradientError(
-        f"{node.op.__name__}: an input was changed in place (assign_, an optimiser's step or "
-        "loading) between forward and backward; run backward first, or forward again"
-    )
 
 
 def _fill(node: Node, slots: list, create_graph: bool) -> tuple:
@@ -185,11 +183,13 @@ def _run_hooks(place: Place, g: Any) -> Any:
     for hook in tuple(place.hooks or ()):
         replaced = hook(g if isinstance(g, Tensor) else wrap(_array(g), None, None))
         if replaced is not None:
-            if replaced.shape != place.shape:
+            new = replaced if isinstance(replaced, Tensor) else Tensor(replaced)
+            if new.shape != place.shape:
                 raise ShapeError(
-                    f"hook: expected a gradient of shape {place.shape}, got {replaced.shape}"
+                    f"hook: expected a gradient of shape {place.shape}, got {new.shape}"
                 )
-            g = replaced if isinstance(g, Tensor) else unwrap(replaced)
+            new = new if new.dtype == place.dtype else new.astype(place.dtype)
+            g = new if isinstance(g, Tensor) else new._data
     return g
 
 
@@ -393,7 +393,14 @@ def _tracked(*values: Any) -> bool:
 
 
 def _as_list(value: Any) -> list:
-    return list(value) if isinstance(value, (tuple, list)) else [value]
+    return list(value) if _several(value) else [value]
+
+
+def _several(value: Any) -> bool:
+    """True for a tuple or list of values; one of numbers is a vector, and so one value."""
+    if not isinstance(value, (tuple, list)):
+        return False
+    return not (value and all(isinstance(item, (int, float)) for item in value))
 
 
 def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable]:
@@ -432,7 +439,7 @@ def hvp(f: Callable, x: Any, v: Any) -> Any:
         first = _gradients([f(*inputs)], inputs, [None], create_graph=True)
         weights = [_seed(g, w, "hvp") for g, w in zip(first, _as_list(v), strict=True)]
         second = _gradients(first, inputs, weights, _tracked(*_as_list(x), *weights))
-    return second if isinstance(x, (tuple, list)) else second[0]
+    return second if _several(x) else second[0]
 
 
 def _rows(y: Tensor, x: Tensor) -> Tensor:
@@ -497,12 +504,14 @@ class _Recomputed:
 
     __name__ = "recompute"
 
-    def __init__(self, function: Callable, args: Sequence, state: dict) -> None:
-        self.function, self.args, self.state = function, args, state
+    def __init__(self, function: Callable, args: Sequence, state: dict, versions: list) -> None:
+        self.function, self.args, self.state, self.versions = function, args, state, versions
 
     def contributions(
         self, node: Node, g: Any, create_graph: bool = False, leading: set | None = None
     ) -> list[tuple[str, Place, Any]]:
+        if any(version[0] > node.order for version in self.versions):
+            refuse_changed(node)
         with replay(self.state):
             found = _replay(self.function, self.args, node.parents, g, create_graph)
         return [
@@ -520,17 +529,17 @@ def recompute(f: Callable, *xs: Any) -> Any:
     """
     if not is_recording():
         return f(*xs)
-    state, start = random.generator().state(), Node(None, 0, (), (), (), (), None).order
+    state, start = random.generator().state(), Node(None, 0, (), (), (), None).order
     outputs = f(*xs)
     listed = _as_list(outputs)
-    outer, versions, stack = [], (), [y._node for y in listed if y._node is not None]
+    outer, saved, stack = [], [], [y._node for y in listed if y._node is not None]
     seen = set(stack)
     while stack:  # what f took from outside: leaves, and nodes older than the call
         place = stack.pop()
         if isinstance(place, Leaf) or place.order < start:
             outer.append(place)
             continue
-        versions += place.versions
+        saved += place.saved
         for parent in place.parents:
             if parent is not None and parent not in seen:
                 seen.add(parent)
@@ -538,7 +547,9 @@ def recompute(f: Callable, *xs: Any) -> Any:
     if not outer:
         return outputs
     arrays = tuple(y._data for y in listed)
-    node = Node(_Recomputed(f, xs, state), None, tuple(outer), (), versions, None, None)
+    written = [value._version for value in saved if isinstance(value, Tensor)]
+    op = _Recomputed(f, xs, state, [version for version in written if version is not None])
+    node = Node(op, None, tuple(outer), (), None, None)
     if isinstance(outputs, (tuple, list)):
         node.shape, node.dtype = tuple(a.shape for a in arrays), tuple(a.dtype for a in arrays)
         return type(outputs)(outputs_of(node, arrays))

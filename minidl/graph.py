@@ -38,20 +38,20 @@ class Node:
     """One recorded op: who made it, from which places, and what its derivative needs.
 
     `parents` holds a place or None for each differentiable argument; `saved` the values that the
-    rules name (None once freed); `versions` pairs (counter, count then) of the saved tensors.
+    rules name (None once freed). A node without an op is one output of several: `plan` is then its
+    number, and its parent the op's node.
     """
 
     __slots__ = (
-        "op", "plan", "parents", "saved", "versions", "order", "shape", "dtype", "hooks", "trace",
+        "op", "plan", "parents", "saved", "order", "shape", "dtype", "hooks", "trace",
         "__weakref__",
     )  # fmt: skip
 
-    def __init__(self, op, plan, parents, saved, versions, shape, dtype, trace=None) -> None:
+    def __init__(self, op, plan, parents, saved, shape, dtype, trace=None) -> None:
         self.op = op
         self.plan = plan
         self.parents = parents
         self.saved = saved
-        self.versions = versions
         self.order = next(_creation)
         self.shape = shape
         self.dtype = dtype
@@ -78,7 +78,8 @@ class Tensor:
         device: str | None = None,
     ) -> None:
         self._data = _own(data, dtype, device)
-        self._version: list[int] | None = [0]  # shared by views; counts writes into the memory
+        # When this memory was last written, on the clock that orders nodes; shared by views.
+        self._version: list[int] | None = [0]
         self._node: Node | Leaf | None = None
         self.requires_grad = requires_grad
 
@@ -200,9 +201,9 @@ class Tensor:
         return self
 
     def _touch(self) -> None:
-        """Count a write into this tensor's memory."""
+        """Note a write into this tensor's memory: nodes older than it must not use it any more."""
         if self._version is not None:
-            self._version[0] += 1
+            self._version[0] = next(_creation)
 
     # Python's protocols
 
@@ -234,6 +235,9 @@ class Tensor:
         if self._data.dtype.kind not in "iu" or self.shape:
             raise TypeError("only a 0-d integer tensor can be an index")
         return int(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
 
     __hash__ = object.__hash__
 
@@ -334,6 +338,8 @@ def _own(data: Any, dtype: Any, device: str | None) -> backend.Array:
         array = data.astype(dtype or data.dtype)  # a copy
     else:
         target = device
+        if isinstance(data, (list, tuple)) and any(isinstance(item, Tensor) for item in data):
+            raise TypeError("tensor: data: got a list of Tensors; join them with md.stack")
         try:
             array = np.array(data, dtype=dtype)
         except ValueError as error:
@@ -361,14 +367,14 @@ def _slots(kind: type) -> list[str]:
 
 OPERATORS = {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power",
-    "matmul": "matmul", "mod": "mod", "floordiv": "floor_divide", "and": "logical_and",
-    "or": "logical_or", "xor": "not_equal",
+    "matmul": "matmul", "mod": "mod", "floordiv": "floor_divide",
 }  # fmt: skip
+BOOLEAN = {"and": "logical_and", "or": "logical_or", "xor": "not_equal", "invert": "logical_not"}
 COMPARISONS = {
     "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
     "ge": "greater_equal",
 }  # fmt: skip
-UNARY = {"neg": "negative", "abs": "abs", "invert": "logical_not"}
+UNARY = {"neg": "negative", "abs": "abs"}
 METHODS = (
     "abs all any argmax argmin argsort astype broadcast_to clip cos cumsum diagonal exp "
     "expand_dims expm1 flatten log log1p logsumexp log_softmax max mean min moveaxis norm prod "
@@ -391,6 +397,10 @@ def bind(ops: Any) -> None:
     for name, op in OPERATORS.items():
         setattr(Tensor, f"__{name}__", forward(getattr(ops, op)))
         setattr(Tensor, f"__r{name}__", reflected(getattr(ops, op)))
+    for name, op in BOOLEAN.items():
+        setattr(Tensor, f"__{name}__", _of_truths(getattr(ops, op)))
+        if name != "invert":
+            setattr(Tensor, f"__r{name}__", _of_truths(getattr(ops, op)))  # they are symmetric
     for name, op in COMPARISONS.items():
         setattr(Tensor, f"__{name}__", forward(getattr(ops, op)))
     for name, op in UNARY.items():
@@ -400,6 +410,23 @@ def bind(ops: Any) -> None:
         setattr(Tensor, name, _method(getattr(ops, name), name))
     Tensor.T = property(lambda self: ops.transpose(self))  # type: ignore[attr-defined]
     Tensor.mT = property(lambda self: ops.swapaxes(self, -1, -2))  # type: ignore[attr-defined]
+
+
+def _of_truths(op: Callable) -> Callable:
+    """`op` for booleans only: on integers NumPy's &, |, ^ and ~ mean bits, and a mask inverted by
+    ~ while it is of integers is a mask of -1 and -2."""
+
+    def operator(self: Tensor, *others: Any) -> Any:
+        for x in (self, *others):
+            dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+            if dtype != np.bool_:
+                raise DtypeError(
+                    f"{op.__name__}: &, |, ^ and ~ take booleans, got {dtype}; compare first, as "
+                    "in x != 0"
+                )
+        return op(self, *others)
+
+    return operator
 
 
 def _method(op: Callable, name: str) -> Callable:

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from minidl import backend, random
-from minidl.errors import DeviceError, GradientError
-from minidl.graph import Leaf, Node, Tensor, unwrap, wrap
+from minidl.errors import DeviceError, GradientError, MinidlError, ShapeError
+from minidl.graph import Leaf, Node, Parameter, Tensor, unwrap, wrap
 
 Place = Node | Leaf
 _OFF, _ON, _TRACED = 0, 1, 2
 _recording: contextvars.ContextVar[int] = contextvars.ContextVar("minidl_recording", default=_ON)
 _replaying: contextvars.ContextVar[bool] = contextvars.ContextVar("minidl_replay", default=False)
 _SCALARS = frozenset({float, int, bool})
-_SIMPLE = _SCALARS | {str, type(None)}  # kept as they are
+_KEPT_AS_IT_IS = _SCALARS | {Tensor, Parameter, str, type(None)}
 _OUT, _KEPT = -1, -2
 
 
@@ -96,13 +96,18 @@ class Rule:
                     f"{primitive.__name__}: a rule asks for {name!r}; expected out, kept, needs "
                     f"or one of {', '.join(primitive.names)} (with _shape or _dtype)"
                 )
+        if "kept" in self.names and not primitive.residuals:
+            raise TypeError(
+                f"{primitive.__name__}: a rule asks for kept; make the op with residuals=True"
+            )
 
 
 class Plan:
     """What a call saves, for one set of arguments that need a gradient, and the rules to call then.
 
-    `names` lists what is saved: the arguments at `places`, then the `derived` values. `rules` holds
-    (position of the argument or None for a joint rule, function, what picks its arguments after g).
+    `names` lists what is saved: the arguments that `pick` takes, then the `derived` values. `rules`
+    holds (position of the argument or None for a joint rule, function, where its arguments lie
+    among what is saved, `needs` behind that).
     """
 
     def __init__(self, primitive: Primitive, wanted: int) -> None:
@@ -117,7 +122,7 @@ class Plan:
         if primitive.definition is not None:  # the composition's path needs every argument
             named |= set(primitive.names)
         kept = [name for name in primitive.names if name in named]
-        self.places = tuple(primitive.names.index(name) for name in kept)
+        self.pick = _picker([primitive.names.index(name) for name in kept])
         derived = sorted(named - {"g", "needs", *kept})
         self.derived = tuple(self._source(primitive, name) for name in derived)
         self.names = (*kept, *derived)
@@ -125,9 +130,15 @@ class Plan:
         self.keeps = "kept" in named
         at = {name: i for i, name in enumerate((*self.names, "needs"))}
         self.rules = [
-            (position, rule.function, _picker([at[name] for name in rule.names[1:]]))
+            (position, rule.function, tuple(at[name] for name in rule.names[1:]))
             for position, rule in rules
         ]
+
+    def derive(self, args: Sequence, out: Any, kept: Any) -> Iterator[Any]:
+        """The values of `derived`, for one call."""
+        for place, attribute in self.derived:
+            value = args[place] if place >= 0 else out if place == _OUT else kept
+            yield _metadata(value, attribute) if attribute else value
 
     def _source(self, primitive: Primitive, name: str) -> tuple[int, str]:
         """Where a value that is no argument comes from: (argument or _OUT or _KEPT, attribute)."""
@@ -135,7 +146,6 @@ class Plan:
             return (_OUT if name == "out" else _KEPT), ""
         base, _, attribute = name.rpartition("_")
         return (_OUT if base == "out" else primitive.names.index(base)), attribute
-
 
 
 def _picker(places: list[int]) -> Callable | None:
@@ -152,7 +162,8 @@ class Primitive:
 
     def __init__(self, body: Callable, view: bool, floats: bool, residuals: bool) -> None:
         update_wrapper(self, body)
-        self.body = body
+        self.function = body
+        self.body = _positional(body)
         self.view = view
         self.floats = floats
         self.residuals = residuals
@@ -168,7 +179,7 @@ class Primitive:
         self.definition: Callable | None = None
         self._bits = (0,) * len(self.names)
         self._pair: tuple[int, int] | None = None  # the positions of two arguments of data
-        self._one = self._two = False  # exactly one or two arguments, all data
+        self._one = self._two = False  # one argument of data, then options; or two, both data
         self._plans: dict[int, Plan] = {}
 
     def defvjp(
@@ -195,7 +206,7 @@ class Primitive:
         )
         data = [i for i, bit in enumerate(self._bits) if bit]
         self._pair = (data[0], data[1]) if len(data) == 2 else None
-        self._one = self._bits == (1,) and not self.variadic
+        self._one = sum(self._bits) == 1 == self._required and not self.variadic
         self._two = self._bits == (1, 2) and not self.floats
         self._plans.clear()
 
@@ -214,9 +225,9 @@ class Primitive:
             if isinstance(arg, Tensor):
                 return self.apply(args, kwargs)
         if args and args[0].__class__ is list and self._bits[0] and not self.variadic:
-            args = (np.asarray(args[0]), *args[1:])
+            args = (_array_of(self, args[0]), *args[1:])
         try:
-            out = self.body(*args, **kwargs)
+            out = self.function(*args, **kwargs)
         except TypeError:
             _refuse_mixed(self, args)
             raise
@@ -225,7 +236,7 @@ class Primitive:
     def __repr__(self) -> str:
         return f"<primitive {self.__name__}({', '.join(self.names)})>"
 
-    def _bind(self, args: tuple, kwargs: dict) -> list:
+    def _bind(self, args: Sequence, kwargs: dict) -> list:
         """The arguments by position, defaults filled in; TypeError as Python's for wrong ones."""
         if len(args) > len(self.names):
             inspect.signature(self.body).bind(*args, **kwargs)
@@ -243,7 +254,7 @@ class Primitive:
             raise TypeError(f"{self.__name__}: unexpected or repeated argument {min(kwargs)!r}")
         return bound
 
-    def apply(self, args: tuple, kwargs: dict) -> Any:
+    def apply(self, args: Sequence, kwargs: dict) -> Any:
         """Compute on the Tensors' arrays, and record unless nothing needs a gradient."""
         count = len(args)
         if count == 1 and self._one and not kwargs:  # the hot paths, unrolled
@@ -251,21 +262,27 @@ class Primitive:
             a = x._data
             if not self.floats or a.dtype.kind == "f":
                 p = x._node
-                return self._record(args, (p,), p is not None, self.body(a))
+                result = self.body(a, *self._tail)
+                return self._record((x, *self._tail), (p,), p is not None, result)
         if count == 2 and self._two and not kwargs:
             x, y = args
-            a, b, p, q = x, y, None, None
-            if isinstance(x, Tensor):
-                a, p = x._data, x._node
-            if isinstance(y, Tensor):
-                b, q = y._data, y._node
-            if a.__class__ is b.__class__ and a.dtype is b.dtype:
+            a, p = (x._data, x._node) if isinstance(x, Tensor) else (x, None)
+            b, q = (y._data, y._node) if isinstance(y, Tensor) else (y, None)
+            if (
+                a.dtype is b.dtype if a.__class__ is b.__class__ else
+                b.__class__ in _SCALARS and a.dtype.kind == "f"
+            ):  # fmt: skip
                 wanted = (p is not None) + 2 * (q is not None)
-                return self._record(args, (p, q), wanted, self.body(a, b))
+                try:
+                    result = self.body(a, b)
+                except ValueError as error:
+                    _explain(self, [a, b], error)
+                    raise
+                return self._record(args, (p, q), wanted, result)
         if self.variadic:
             return self._apply_variadic(args, kwargs)
         if kwargs or len(args) != len(self.names):
-            args = self._bind(args, kwargs)  # type: ignore[assignment]
+            args = self._bind(args, kwargs)
         arrays, parents, wanted = [], [], 0
         for arg, bit in zip(args, self._bits):
             if isinstance(arg, Tensor):
@@ -274,6 +291,8 @@ class Primitive:
                     if node is not None:
                         wanted |= bit
                     parents.append(node)
+                elif arg._node is not None and self.differentiable:
+                    _refuse_constant(self, self.names[len(arrays)])
                 arrays.append(arg._data)
             else:
                 if bit:
@@ -283,15 +302,15 @@ class Primitive:
             args = _agree(self, args, arrays)
         try:
             result = self.body(*arrays)
-        except TypeError:
-            _refuse_mixed(self, arrays)
+        except (TypeError, ValueError) as error:
+            _explain(self, arrays, error)
             raise
-        return self._record(args, parents, wanted, result)
+        return self._record(args, tuple(parents), wanted, result)
 
-    def _apply_variadic(self, args: tuple, kwargs: dict) -> Any:
+    def _apply_variadic(self, args: Sequence, kwargs: dict) -> Any:
         """As `apply` for `def op(*arrays, option=...)`: every positional argument is data."""
         arrays = [unwrap(arg) for arg in args]
-        parents = [arg._node if isinstance(arg, Tensor) else None for arg in args]
+        parents = tuple(arg._node if isinstance(arg, Tensor) else None for arg in args)
         args = _agree(self, args, arrays)
         options = [kwargs.get(name, self.defaults.get(name)) for name in self.names[1:]]
         result = self.body(*arrays, **kwargs)
@@ -324,29 +343,23 @@ class Primitive:
         version = args[0]._version if self.view and isinstance(args[0], Tensor) else None
         mode = _recording.get() if wanted else _OFF
         if mode == _OFF or not (several or out.dtype.kind == "f"):
-            return tuple(wrap(o, None, version) for o in out) if several else wrap(out, None, version)
+            parts = (wrap(o, None, version) for o in out) if several else None
+            return wrap(out, None, version) if parts is None else tuple(parts)
         plan = self._plans.get(wanted)
         if plan is None:
             plan = self._plans[wanted] = Plan(self, wanted)
-        saved, versions = [], ()
-        for place in plan.places:
-            value = args[place]
-            if isinstance(value, Tensor):
-                if value._version is not None:
-                    versions += ((value._version, value._version[0]),)  # type: ignore[assignment]
-            elif value.__class__ not in _SIMPLE:
-                value, versions = _safe(value, versions)
-            saved.append(value)
-        for place, attribute in plan.derived:
-            value = args[place] if place >= 0 else out if place == _OUT else kept
-            saved.append(_metadata(value, attribute) if attribute else value)
-        trace = "".join(traceback.format_stack(limit=8)[:-3]) if mode == _TRACED else None
+        saved = plan.pick(args) if plan.pick else ()
+        for value in saved:
+            if value.__class__ not in _KEPT_AS_IT_IS:
+                saved = [_safe(value) for value in saved]
+                break
+        if plan.derived:
+            saved = [*saved, *plan.derive(args, out, kept)]
+        trace = None if mode == _ON else "".join(traceback.format_stack(limit=8)[:-3])
         if several:
             shapes, dtypes = tuple(o.shape for o in out), tuple(o.dtype for o in out)
-            node = Node(self, plan, parents, saved, versions, shapes, dtypes, trace)
-            return outputs_of(node, out, version)
-        node = Node(self, plan, parents, saved, versions, out.shape, out.dtype, trace)
-        return wrap(out, node, version)
+            return outputs_of(Node(self, plan, parents, saved, shapes, dtypes, trace), out, version)
+        return wrap(out, Node(self, plan, parents, saved, out.shape, out.dtype, trace), version)
 
     def contributions(
         self, node: Node, g: Any, create_graph: bool = False, leading: set | None = None
@@ -354,36 +367,43 @@ class Primitive:
         """(argument, parent, what its rule returned) for each parent that wants a gradient, before
         the engine mends anything: what the gradient checker looks at."""
         if create_graph:
+            _arrays(node.saved, node)  # looks for what has changed
             if self.definition is not None:
                 return _differentiate_definition(node, g)
             values = self._tensors(node)
         else:
-            values = [v._data if isinstance(v, Tensor) else v for v in node.saved]
+            values = _arrays(node.saved, node)
         parents = node.parents
         if self.variadic or self.joint is not None:
-            return self._jointly(node, g, values, create_graph, leading)
+            return self._jointly(node, g, values, leading)
         results = []
-        for position, function, pick in node.plan.rules:
+        for position, function, places in node.plan.rules:
             parent = parents[position]
             if leading is None or parent in leading:
-                answer = function(g, *pick(values)) if pick else function(g)
+                if len(places) == 1:  # without a list of arguments: the hot path
+                    answer = function(g, values[places[0]])
+                else:
+                    answer = function(g, *[values[i] for i in places])
                 results.append((self.differentiable[position], parent, answer))
         return results
 
     def _jointly(
-        self, node: Node, g: Any, values: list, create_graph: bool, leading: set | None
+        self, node: Node, g: Any, values: list, leading: set | None
     ) -> list[tuple[str, Place, Any]]:
         """As `contributions`, by the one rule for all arguments."""
-        ((_, function, pick),) = node.plan.rules
+        ((_, function, places),) = node.plan.rules
         parents = node.parents
         names: Sequence[str] = self.differentiable
         if self.variadic:
             names = self.names[:1] * len(parents)
-            if not create_graph:
-                values = [tuple(map(unwrap, v)) if isinstance(v, tuple) else v for v in values]
         needs = tuple(p is not None and (leading is None or p in leading) for p in parents)
         values = [*values, needs]
-        answers = function(g, *pick(values)) if pick else function(g)
+        answers = function(g, *[values[i] for i in places])
+        if len(answers) != len(parents):
+            raise GradientError(
+                f"{self.__name__}: its joint rule gave {len(answers)} gradients; expected "
+                f"{len(parents)}, one for each of {', '.join(names)}"
+            )
         served = zip(names, parents, answers, needs, strict=True)
         return [(name, parent, answer) for name, parent, answer, need in served if need]
 
@@ -408,28 +428,43 @@ _INTEGER = np.dtype(np.int64)
 def outputs_of(node: Node, out: tuple, version: list[int] | None = None) -> tuple[Tensor, ...]:
     """The outputs of a node that has several, each with a place of its own above it."""
     return tuple(
-        wrap(o, Node(None, i, (node,), (), (), o.shape, o.dtype), version)
+        wrap(o, Node(None, i, (node,), (), o.shape, o.dtype), version)
         if o.dtype.kind == "f"
         else wrap(o, None, version)
         for i, o in enumerate(out)
     )
 
 
-def _safe(value: Any, versions: tuple) -> tuple[Any, tuple]:
-    """An argument that is no Tensor, as the node keeps it: the user's own arrays are copied, for
-    they may change under us, also inside a tuple or list; Tensors there have their versions noted.
-    """
-    if isinstance(value, Tensor):
-        if value._version is not None:
-            versions += ((value._version, value._version[0]),)
-        return value, versions
+def _safe(value: Any) -> Any:
+    """An argument as a node keeps it: the user's own arrays are copied, for no version tells when
+    they change, also those inside a tuple or list."""
     if value.__class__ in (tuple, list):
-        kept = []
-        for item in value:
-            item, versions = _safe(item, versions)
-            kept.append(item)
-        return value.__class__(kept), versions
-    return (value.copy() if backend.is_array(value) else value), versions
+        return value.__class__(_safe(item) for item in value)
+    return value.copy() if backend.is_array(value) else value
+
+
+def refuse_changed(node: Node) -> None:
+    """GradientError: what `node` needs was written after it was recorded."""
+    raise GradientError(
+        f"{node.op.__name__}: an input was changed in place (assign_, an optimiser's step or "
+        "loading) between forward and backward; run backward first, or forward again"
+    )
+
+
+def _arrays(values: Sequence, node: Node) -> list:
+    """The arrays of saved Tensors; GradientError for one written since `node` was recorded."""
+    arrays = []
+    for value in values:
+        if isinstance(value, Tensor):
+            version = value._version
+            if version is not None and version[0] > node.order:
+                refuse_changed(node)
+            arrays.append(value._data)
+        elif value.__class__ is tuple:
+            arrays.append(tuple(_arrays(value, node)))
+        else:
+            arrays.append(value)
+    return arrays
 
 
 def _metadata(value: Any, attribute: str) -> Any:
@@ -459,7 +494,7 @@ def _agree(op: Primitive, args: Sequence, arrays: list) -> Sequence:
             arrays[i] = changed[i] = value.item()
         elif isinstance(value, (list, tuple)):
             device = next(backend.device_of(a) for a in arrays if backend.is_array(a))
-            arrays[i] = changed[i] = Tensor(value, device=device)._data
+            arrays[i] = changed[i] = Tensor(_array_of(op, value), device=device)._data
     kinds = [arrays[i].dtype for i in data if backend.is_array(arrays[i])]
     floating = [kind for kind in kinds if kind.kind == "f"]
     if floating:
@@ -472,6 +507,46 @@ def _agree(op: Primitive, args: Sequence, arrays: list) -> Sequence:
         if backend.is_array(arrays[i]) and arrays[i].dtype.kind in "iub":
             arrays[i] = changed[i] = arrays[i].astype(target)
     return changed
+
+
+def _positional(body: Callable) -> Callable:
+    """`body`, taking its keyword-only parameters by position too (unless it is variadic)."""
+    parameters = inspect.signature(body).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if not names or any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return body
+    count = len(parameters) - len(names)
+    return lambda *args: body(*args[:count], **dict(zip(names, args[count:], strict=True)))
+
+
+def _array_of(op: Primitive, values: Sequence) -> np.ndarray:
+    """A nested list of numbers as an array, floats in the default dtype."""
+    if any(isinstance(item, Tensor) for item in values):
+        raise TypeError(
+            f"{op.__name__}: expected a Tensor, an array or a list of numbers, got a list of "
+            "Tensors; join them with md.stack"
+        )
+    array = np.asarray(values)
+    return array.astype(backend.current_dtype()) if array.dtype == np.float64 else array
+
+
+def _refuse_constant(op: Primitive, name: str) -> None:
+    raise GradientError(
+        f"{op.__name__}: {name} has no derivative here, but the tensor given requires a gradient; "
+        "pass x.detach()"
+    )
+
+
+def _explain(op: Primitive, arrays: Sequence, error: Exception) -> None:
+    """Raise an error that names op and arguments for one of NumPy's about devices or shapes."""
+    _refuse_mixed(op, arrays)
+    if isinstance(error, ValueError) and not isinstance(error, MinidlError):
+        shapes = [
+            f"{name} of shape {array.shape}"
+            for name, array in zip(op.names, arrays, strict=False)
+            if backend.is_array(array)
+        ]
+        raise ShapeError(f"{op.__name__}: {error}; got {', '.join(shapes)}") from error
 
 
 def _refuse_mixed(op: Primitive, args: Sequence) -> None:

@@ -20,8 +20,7 @@ import minidl as md
 from minidl.data import pad
 from minidl.errors import ShapeError
 from minidl.functional.losses import softmax_cross_entropy
-from minidl.layers import Conv1D, Dense, Dropout, Embedding, Layer
-from minidl.layers.crf import CRF
+from minidl.layers import CRF, Conv1D, Dense, Dropout, Embedding, Layer
 
 TAGS = "sbme"
 SINGLE, BEGIN, MIDDLE, END = range(4)

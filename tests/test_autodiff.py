@@ -125,7 +125,7 @@ def test_buffers_are_dropped_as_backward_goes():
     del y
     tracemalloc.start()
     loss.backward()
-    held, peak = tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10 * x._data.nbytes  # 50 would be a gradient an op
 
@@ -145,6 +145,13 @@ def test_hooks_see_the_full_gradient_once_and_may_replace_it():
     x.grad = None
     (x * 2).sum().backward()
     assert x.grad.tolist() == [2, 2]
+
+
+def test_hook_of_another_dtype_is_cast():
+    x = md.tensor([1.0, 2.0], requires_grad=True)
+    x.register_hook(lambda g: np.array([3.0, 4.0]))
+    x.sum().backward()
+    assert x.grad.dtype == np.float32 and x.grad.tolist() == [3, 4]
 
 
 def test_hook_of_a_wrong_shape():
@@ -262,7 +269,7 @@ def test_integers_beside_floats_do_not_widen_them():
 
 def test_mixed_devices_are_refused_by_name():
     x = md.tensor([1.0, 2.0])
-    with pytest.raises(DeviceError, match="multiply: .*x on cpu, y on strict"):
+    with pytest.raises(DeviceError, match=r"multiply: .*x on cpu, y on strict"):
         x * x.to("strict")
     with pytest.raises(DeviceError, match="cpu"):
         x.to("strict") * np.ones(2, np.float32)
@@ -287,6 +294,39 @@ def test_wrong_arguments():
 def test_lists_count_as_arrays_beside_tensors():
     x = leaf(1.0, 2.0)
     assert (x + [1, 2]).tolist() == [2, 4] and md.multiply([1, 2], x).tolist() == [1, 4]
+
+
+def test_errors_of_shapes_name_op_and_arguments():
+    x = leaf(1.0, 2.0)
+    with pytest.raises(ShapeError, match=r"add: .*x of shape \(2,\), y of shape \(3,\)"):
+        x + np.ones(3)
+
+
+def test_a_gradient_lost_in_an_option_is_refused():
+    x, slope = leaf(1.0), leaf(0.1)
+    with pytest.raises(GradientError, match=r"leaky_relu: .*detach"):
+        md.leaky_relu(x, slope)
+
+
+@pytest.mark.parametrize("answer", [1.0, [1.0], "text"])
+def test_a_rule_that_returns_no_array(answer):
+    @md.primitive
+    def odd(x):
+        return x * 2
+
+    odd.defvjp(x=lambda g: answer)
+    with pytest.raises(GradientError, match="odd: the rule of x returned"):
+        odd(leaf(1.0)).sum().backward()
+
+
+def test_a_joint_rule_of_too_few_gradients():
+    @md.primitive
+    def pair(x, y):
+        return x + y
+
+    pair.defvjp(joint=lambda g: (g,), of=("x", "y"))
+    with pytest.raises(GradientError, match="pair: its joint rule gave 1 gradients; expected 2"):
+        pair(leaf(1.0), leaf(1.0)).sum().backward()
 
 
 # --- primitives of one's own ----------------------------------------------------------------------
@@ -327,6 +367,18 @@ def test_several_outputs_named_in_a_rule_to_second_order():
     assert g.item() == 12 and md.grad(g.sum(), [x])[0].item() == 12
 
 
+def test_keyword_only_options():
+    @md.primitive
+    def scaled(x, *, by=2.0):
+        return x * by
+
+    scaled.defvjp(x=lambda g, by: g * by)
+    x = leaf(1.0)
+    assert scaled(x).item() == 2 and scaled(x, by=3.0).item() == 3
+    assert md.grad(scaled(x, by=5.0).sum(), [x])[0].item() == 5
+    assert scaled(np.ones(1), by=4.0).item() == 4
+
+
 def test_residuals_and_definition():
     calls = []
 
@@ -340,7 +392,7 @@ def test_residuals_and_definition():
     assert isinstance(cube(np.ones(1)), np.ndarray)
     cube(x).sum().backward()
     assert x.grad.item() == 12 and calls == ["fused"]
-    with pytest.raises(GradientError, match="op.define"):
+    with pytest.raises(GradientError, match=r"op\.define"):
         md.grad(cube(x).sum(), [x], create_graph=True)
     cube.define(lambda x: x * x * x)
     (g,) = md.grad(cube(x).sum(), [x], create_graph=True)

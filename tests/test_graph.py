@@ -197,3 +197,28 @@ def test_to_is_differentiable_and_free_on_the_same_device():
     assert y.device == "strict"
     (y * y).sum().backward()
     assert x.grad.device == "cpu" and x.grad.tolist() == [2, 4]
+
+
+def test_boolean_operators_are_for_booleans():
+    mask = md.tensor([True, False])
+    assert (~mask).tolist() == [False, True] and (mask & [True, True]).tolist() == [True, False]
+    assert (mask | ~mask).numpy().all() and not (mask ^ mask).numpy().any()
+    for wrong in (lambda: ~md.tensor([0, 1]), lambda: mask & md.tensor([1, 0])):
+        with pytest.raises(DtypeError, match="compare first"):
+            wrong()
+
+
+def test_lists_of_tensors_are_refused_rather_than_detached():
+    x = md.tensor([1.0, 2.0], requires_grad=True)
+    for wrong in (
+        lambda: md.tensor([x, x]),
+        lambda: md.sum([x, x]),
+        lambda: md.add(x, [x[0], x[1]]),
+    ):
+        with pytest.raises(TypeError, match=r"md\.stack"):
+            wrong()
+    assert md.sum([1.0, 2.0]) == 3
+
+
+def test_format_of_one_element():
+    assert f"{md.tensor(1.25):.1f}" == "1.2" and f"{md.tensor(1)}".startswith("tensor(1")

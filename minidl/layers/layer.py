@@ -21,7 +21,8 @@ class Layer:
     """Base of all layers and models.
 
     Attributes that are Parameters or Layers, or lists, tuples or dicts of them, belong to the
-    layer, in the order of their first assignment, and are named after them: `encoder.0.kernel`.
+    layer, in the order of their first assignment (its own parameters before those of layers
+    inside), and are named after them: `encoder.0.kernel`.
 
     Subclasses write `call(*inputs)`, and `build(input_shape)` where parameters depend on the
     input's shape. `build` runs at the first call, with the shape of the first argument (a tuple of

@@ -30,5 +30,5 @@ _MODULES = (
     elementwise, comparison, activations, reduction, shape, joining, indexing, products, linalg,
     convolution,
 )  # fmt: skip
-__all__ = [name for module in _MODULES for name in module.__all__]  # noqa: PLE0604
+__all__ = [name for module in _MODULES for name in module.__all__]
 graph.bind(sys.modules[__name__])

@@ -64,7 +64,7 @@ def _ordered(values: Array, order: Array | None, inverse: bool = False) -> Array
 # y is made 0 there.
 
 _LEAST_LOG_FACTOR = -150.0
-_LEAST_LOG_FLOAT32 = -80.0  # the same for emissions in float32, of which exp is taken as they are
+_LEAST_LOG_FLOAT32 = -80.0  # exp in float32 serves down to here, and is faster
 _LEAST_ALPHA = 1e-150
 _NEGLIGIBLE = -40.0  # log of the part of Z that may be lost
 
@@ -134,13 +134,15 @@ class Exponential:
         batch, time, tags = emissions.shape
         x = emissions.reshape(batch, time * tags).T.copy().reshape(time, tags, batch)
         x = x if x.dtype.itemsize >= 4 else x.astype(np.float32)
-        least = _LEAST_LOG_FLOAT32 if x.dtype == np.float32 else _LEAST_LOG_FACTOR
         top = x.max(1)
         x -= top[:, None, :]
         lost = np.full(batch, -np.inf)
-        drop = not x.min(initial=0.0) >= least  # true for NaN, too
+        lowest = x.min(initial=0.0)
+        if not lowest >= _LEAST_LOG_FLOAT32:
+            x = x.astype(np.float64)
+        drop = not lowest >= _LEAST_LOG_FACTOR  # true for NaN, too
         if drop:
-            small = x < least
+            small = x < _LEAST_LOG_FACTOR
             lost = np.where(small, x, -np.inf).max((0, 1))
             np.copyto(x, -np.inf, where=small)
         np.exp(x, out=x)
@@ -275,6 +277,11 @@ def _packed(emissions: Array, mask: Array | None) -> tuple[Array, Array | None, 
     return _ordered(emissions, order), order, kept
 
 
+def _cast(dtype: Any, *arrays: Array) -> tuple[Any, Any, Any, Any]:
+    emissions, transitions, start, end = (x.astype(dtype) for x in arrays)
+    return emissions, transitions, start, end
+
+
 @primitive(residuals=True)
 def crf_log_partition(
     emissions: Array,
@@ -293,29 +300,39 @@ def crf_log_partition(
         return xp.zeros(len(emissions), dtype=dtype), ([], None)
     if xp is not np:
         work = np.promote_types(dtype, np.float32)
-        slow = Logarithmic(emissions.astype(work), *(s.astype(work) for s in scores), kept)
+        slow = Logarithmic(*_cast(work, emissions, *scores), kept)
         return slow.log_z.astype(dtype), ([(slice(None), slow)], order)
     fast = Exponential(emissions, *scores, kept)
-    log_z, parts = fast.log_z, [(slice(None), fast)]
+    log_z = fast.log_z
+    parts: list[tuple[Any, Any]] = [(slice(None), fast)]
     if fast.refused.any():
         rows = np.flatnonzero(fast.refused)
-        wide = (s.astype(np.float64) for s in (emissions[rows], *scores))
-        slow = Logarithmic(*wide, kept[rows])
+        slow = Logarithmic(*_cast(np.float64, emissions[rows], *scores), kept[rows])
         log_z[rows] = slow.log_z
         parts.append((rows, slow))
     return log_z.astype(dtype), (parts, order)
 
 
+def _zero_gradients(
+    g: Array, shape: tuple[int, ...], emissions_dtype: Any, transitions_dtype: Any
+) -> tuple:
+    """Of rows without any position."""
+    xp, tags = namespace(g), shape[2]
+    shared = [xp.zeros(s, dtype=transitions_dtype) for s in ((tags, tags), (tags,), (tags,))]
+    return (xp.zeros(shape, dtype=emissions_dtype), *shared)
+
+
 def _log_partition_rule(
     g: Array,
     kept: Any,
+    emissions_shape: tuple[int, ...],
     emissions_dtype: Any,
     transitions_dtype: Any,
     needs: tuple[bool, ...],
 ) -> tuple:
     parts, order = kept
     if not parts:
-        return (None,) * 4
+        return _zero_gradients(g, emissions_shape, emissions_dtype, transitions_dtype)
     _, solver = parts[0]
     wide = np.float64 if type(g) is np.ndarray else np.promote_types(g.dtype, np.float32)
     g = g.astype(wide)
@@ -374,7 +391,7 @@ def _path_score_rule(
     needs: tuple[bool, ...],
 ) -> tuple:
     if kept is None:
-        return (None,) * 4
+        return _zero_gradients(g, emissions_shape, emissions_dtype, transitions_dtype)
     xp, count = namespace(g), emissions_shape[2]
     tags, mask, path, kept, last, some = kept
     g = xp.where(out == -xp.inf, xp.zeros_like(g), g)  # a forbidden path

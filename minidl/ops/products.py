@@ -51,6 +51,8 @@ def _check_matmul(x: tuple[int, ...], y: tuple[int, ...]) -> None:
             f"matmul: y: expected {x[-1]} rows to meet x of shape {x}, got shape {y}; make "
             f"x.shape[-1] equal y.shape[{max(len(y) - 2, 0) - len(y)}], or swap axes"
         )
+    if len(x) <= 2 or len(y) <= 2:
+        return
     try:
         np.broadcast_shapes(x[:-2], y[:-2])
     except ValueError:
@@ -65,7 +67,8 @@ def _product(x: Any, y: Any) -> Any:
     xp = namespace(x)
     if xp is not np:
         return xp.matmul(x, y)
-    shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
+    batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2]) if x.ndim > 2 or y.ndim > 2 else ()
+    shape = (*batch, x.shape[-2], y.shape[-1])
     if shape[0] < 2 or math.prod(shape) * x.shape[-1] < SPLIT:
         return np.matmul(x, y)
     out = np.empty(shape, np.result_type(x, y))
@@ -91,7 +94,7 @@ def _matmul_vjp_x(g, y, x_shape, y_shape):
 def _matmul_vjp_y(g, x, x_shape, y_shape):
     if len(x_shape) == 1:
         return g[..., None] * x if len(y_shape) == 1 else x[:, None] * g[..., None, :]
-    if len(y_shape) <= 2:  # the sum over the batch is part of one product
+    if len(y_shape) <= 2 < len(x_shape):  # the sum over the batch is part of one product
         rows = math.prod(x_shape[:-1])
         x, g = reshape(x, (rows, x_shape[-1])), reshape(g, (rows, *y_shape[1:]))
     return matmul(x.mT, g)

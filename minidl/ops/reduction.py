@@ -66,7 +66,7 @@ def _add(op: str, x: Array, axis: Axis, keepdims: bool = False) -> Array:
     try:
         dtype = _SINGLE if x.dtype == _HALF else None
         if type(x) is np.ndarray:  # what x.sum() comes to, without its detour
-            return np.add.reduce(x, axis, dtype, None, keepdims)
+            return np.add.reduce(x, axis, dtype, None, keepdims)  # type: ignore[call-overload]
         return x.sum(axis=axis, dtype=dtype, keepdims=keepdims)
     except ValueError:
         many_axes(op, axis, x.ndim)

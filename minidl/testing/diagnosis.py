@@ -32,7 +32,8 @@ class GradientCheckError(AssertionError):
 
 @dataclass
 class GradientReport:
-    """What was checked. `worst` is the largest relative distance between slopes and differences."""
+    """What was checked. `worst` is the largest relative distance between slopes and differences;
+    `order` the highest one compared: 1 at a kink, whatever was asked for."""
 
     op: str
     order: int

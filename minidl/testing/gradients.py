@@ -20,7 +20,7 @@ import numpy as np
 from minidl import backend
 from minidl.graph import Tensor, unwrap
 from minidl.recording import Primitive
-from minidl.samples import Call
+from minidl.samples import FORCES, REGISTRY, Call, Draw
 from minidl.testing.diagnosis import (
     Coordinates,
     GradientCheckError,
@@ -87,6 +87,24 @@ def check_call(
     dtypes = dtypes and not any(_is_dtype(a) for a in (*call.args, *call.kwargs.values()))
     problem = make_problem(f, call.args, call.kwargs, (), device, floats=False)
     return _run(problem, order, directions, Tolerance(rtol, atol, 0.0, 0.0), seed, dtypes)
+
+
+def check_op(op: Callable, examples: int = 10, order: int = 2, device: str = "cpu") -> None:
+    """All checks on calls of a registered op, a user's own too: drawn ones and every forced corner.
+
+    Raises GradientCheckError as `check_call`, KeyError for an op without `samples`.
+    """
+    entry = next((e for e in REGISTRY.values() if e.function is op), None)
+    if entry is None:
+        name = getattr(op, "__name__", op)
+        raise KeyError(f"check_op: {name} has no samples; see minidl.testing.samples")
+    sources = [Draw(seed) for seed in range(examples)] + [Draw(0, force) for force in FORCES]
+    for draw in sources:
+        call = entry.draw_case(draw)
+        if entry.differentiable:
+            check_call(op, call, order=order, device=device)
+        else:
+            check_constant(op, call, device=device)
 
 
 def check_constant(f: Callable, call: Call, device: str | None = None) -> None:
@@ -158,6 +176,7 @@ class Check:
             return float(sum(np.sum(_weighted(y, c)) for y, c in pairs))
 
         self.compare(phi, noise, slopes)
+        self.report.order = self.level
         if self.level == order or self.report.kinks:
             return
         derived = problem.derivative(cotangents)
@@ -407,19 +426,18 @@ def _blame(
 @contextmanager
 def _recorded_calls(calls: list) -> Iterator[None]:
     """Append every call of an op on Tensors to `calls`, its arguments as arrays."""
-    original = Primitive.__call__
+    original = Primitive.apply
 
-    def recorded(self: Primitive, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(a, Tensor) for a in (*args, *kwargs.values())):
-            bare = {name: unwrap(a) for name, a in kwargs.items()}
-            calls.append((self, Call(tuple(map(unwrap, args)), bare)))
-        return original(self, *args, **kwargs)
+    def recorded(self: Primitive, args: Sequence, kwargs: dict) -> Any:
+        bare = {name: unwrap(a) for name, a in kwargs.items()}
+        calls.append((self, Call(tuple(map(unwrap, args)), bare)))
+        return original(self, args, kwargs)
 
-    Primitive.__call__ = recorded  # type: ignore[method-assign]
+    Primitive.apply = recorded  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Primitive.__call__ = original  # type: ignore[method-assign]
+        Primitive.apply = original  # type: ignore[method-assign]
 
 
 def _signed(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -56,7 +56,9 @@ def test_ratios_are_of_neighbouring_bursts():
     assert row["median_ms"] == 4.0 and row["ratio_to_pytorch"] == 1.0
 
 
-def test_pairs_under_load_are_thrown_away():
+def test_pairs_under_load_are_thrown_away(monkeypatch):
+    monkeypatch.setattr(measure, "_busy", lambda: 0.0)  # whatever this machine does now
+
     class Worker:
         def __init__(self, bursts):
             self.bursts = iter(bursts)
