@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,9 @@ __all__ = [
 # --- Backward -------------------------------------------------------------------------------------
 
 
-def _latest_first(roots: Iterable[Place], boundary: set | None) -> list[Node]:
-    """The nodes that `roots` depend on, in reverse order of creation; not beyond `boundary`."""
+def _leading_to(wanted: set, roots: Iterable[Place], boundary: bool) -> set[Place]:
+    """The places from which a wanted one can be reached, among those that `roots` depend on; with
+    `boundary` only by ways that do not pass another wanted one."""
     found: dict[int, Node] = {}
     stack = [place for place in roots if place.__class__ is Node]
     while stack:
@@ -50,22 +52,13 @@ def _latest_first(roots: Iterable[Place], boundary: set | None) -> list[Node]:
         if node.order in found:
             continue
         found[node.order] = node
-        if boundary is None or node not in boundary:
-            for parent in node.parents:
-                if parent.__class__ is Node and parent.order not in found:
-                    stack.append(parent)
-    return [found[order] for order in sorted(found, reverse=True)]
-
-
-def _leading_to(places: list[Node], wanted: set) -> set[Place]:
-    """Those of `places` (latest first) from which a wanted one can be reached."""
+        if not (boundary and node in wanted):
+            stack += [parent for parent in node.parents if parent.__class__ is Node]
     leading = set(wanted)
-    for place in reversed(places):
-        if place not in leading:
-            for parent in place.parents:
-                if parent in leading:
-                    leading.add(place)
-                    break
+    for order in sorted(found):  # earliest first: parents before children
+        node = found[order]
+        if not (boundary and node in wanted) and any(p in leading for p in node.parents):
+            leading.add(node)
     return leading
 
 
@@ -81,13 +74,15 @@ def _propagate(
     Gradients are arrays, or with `create_graph` Tensors. Each is returned with a flag that says
     whether its buffer is the engine's own. With `boundary` nothing flows past a wanted place.
     """
-    places = _latest_first(seeds, wanted if boundary else None)
-    leading = None if wanted is None else _leading_to(places, wanted)
-    pending, owned = dict(seeds), set()
+    leading = None if wanted is None else _leading_to(wanted, seeds, boundary)
+    pending, owned = seeds, set()
     collected: dict[Place, tuple[Any, bool]] = {}
-    for place in places:
-        g = pending.pop(place, None)
-        if g is None or (leading is not None and place not in leading):
+    queue = [(-place.order, place) for place in seeds if place.__class__ is Node]
+    heapify(queue)
+    while queue:  # the latest node whose gradient is known: all that it led to is behind us
+        place = heappop(queue)[1]
+        g = pending.pop(place)
+        if leading is not None and place not in leading:
             continue
         if place.hooks:
             g = _run_hooks(place, g)
@@ -103,8 +98,10 @@ def _propagate(
             )
         if place.op is None:  # one output of several: put g in its slot of the op's gradients
             parent = place.parents[0]
-            slots = pending.setdefault(parent, [None] * len(parent.shape))
-            slots[place.plan] = g
+            if parent not in pending:
+                pending[parent] = [None] * len(parent.shape)
+                heappush(queue, (-parent.order, parent))
+            pending[parent][place.plan] = g
         else:
             if g.__class__ is list:
                 g = _fill(place, g, create_graph)
@@ -125,6 +122,8 @@ def _propagate(
                 before = pending.get(parent)
                 if before is None:
                     pending[parent] = answer
+                    if parent.__class__ is Node:
+                        heappush(queue, (-parent.order, parent))
                 elif parent in owned:
                     before += answer
                     pending[parent] = before
@@ -238,17 +237,17 @@ _deposit_lock = threading.Lock()
 def _deposit(leaf: Leaf, g: backend.Array, own: bool) -> None:
     """Add `g` to the leaf's gradient: in its optimiser's buffer, where it has one."""
     before, buffer = leaf.grad, leaf.buffer
-    if buffer is not None:
+    if before is None and buffer is None:
+        leaf.grad = wrap(_array(g) if own else _copy(g), None, [0])
+    elif buffer is not None:
         if before is not None and before._data is buffer:
             buffer += g
             before._touch()
             return
         buffer[...] = g if before is None else g + before._data
         leaf.grad = wrap(buffer, None, [0])
-    elif before is None:
-        leaf.grad = wrap(_array(g) if own else _copy(g), None, [0])
     else:
-        leaf.grad = wrap(_array(before._data + g), None, [0])
+        leaf.grad = wrap(_array(before._data + g), None, [0])  # type: ignore[union-attr]
 
 
 def _array(g: Any) -> backend.Array:

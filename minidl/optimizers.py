@@ -77,6 +77,9 @@ class Optimizer:
                 )
         if not callable(learning_rate) and not learning_rate >= 0:
             raise ValueError(f"{name}: learning_rate: expected 0 or more, got {learning_rate}")
+        for what, limit in (("global_clipnorm", global_clipnorm), ("clipvalue", clipvalue)):
+            if limit is not None and not limit > 0:
+                raise ValueError(f"{name}: {what}: expected more than 0, got {limit}")
         if global_clipnorm is not None and clipvalue is not None:
             raise ValueError(f"{name}: give one of global_clipnorm and clipvalue, not both")
 
@@ -157,7 +160,9 @@ class Optimizer:
                 device = backend.device_of(total) if backend.is_array(total) else flat.device
                 total = backend.to_device(part, device) + total
         xp, limit = backend.namespace(total), self.global_clipnorm
-        scale = limit / xp.maximum(xp.sqrt(total), limit)
+        # A NaN scale would stay in the zeros between parameters, and in every norm from then on.
+        norm = xp.where(xp.isfinite(total), xp.sqrt(total), xp.inf)
+        scale = limit / xp.maximum(norm, limit)
         return [backend.to_device(scale.astype(f.wide), f.device) for f in self._flats]
 
     # Gathering
@@ -230,13 +235,13 @@ class Optimizer:
         name = type(self).__name__
         if state.get("optimizer") != name:
             raise SerializationError(f"{name}: got the state of {state.get('optimizer')!r}")
-        shapes = [p.shape for p in self.parameters]
+        expected = [dict.fromkeys(self.slots, p.shape) for p in self.parameters]
         slots = {int(i): own for i, own in state["slots"].items()}
-        given = [tuple(np.shape(a) for a in slots[i].values()) for i in sorted(slots)]
-        if given != [(shape,) * len(self.slots) for shape in shapes]:
+        given = [{n: np.shape(a) for n, a in slots[i].items()} for i in sorted(slots)]
+        if given != expected or len(state["counts"]) != len(expected):
             raise SerializationError(
-                f"{name}: the state is of parameters of other shapes: expected {shapes}, got "
-                f"{[own[:1] for own in given]}; build the model as it was when saved"
+                f"{name}: the state is of parameters of other shapes: expected {expected}, got "
+                f"{given}; build the model as it was when saved"
             )
         self.iterations = state["iterations"]
         self._counts = list(state["counts"])

@@ -106,19 +106,19 @@ class Plan:
     """What a call saves, for one set of arguments that need a gradient, and the rules to call then.
 
     `names` lists what is saved: the arguments that `pick` takes, then the `derived` values. `rules`
-    holds (position of the argument or None for a joint rule, function, where its arguments lie
-    among what is saved, `needs` behind that).
+    holds (the argument's number among those with rules, its name, the function, where its own
+    arguments lie among what is saved, `needs` behind that).
     """
 
     def __init__(self, primitive: Primitive, wanted: int) -> None:
-        rules: list[tuple[int | None, Rule]] = [
-            (position, primitive.rules[name])
+        rules: list[tuple[int, str, Rule]] = [
+            (position, name, primitive.rules[name])
             for position, name in enumerate(primitive.differentiable)
             if primitive.joint is None and wanted >> position & 1
         ]
         if primitive.joint is not None:
-            rules = [(None, primitive.joint)]
-        named = {name for _, rule in rules for name in rule.names}
+            rules = [(0, "joint", primitive.joint)]
+        named = {name for _, _, rule in rules for name in rule.names}
         if primitive.definition is not None:  # the composition's path needs every argument
             named |= set(primitive.names)
         kept = [name for name in primitive.names if name in named]
@@ -130,15 +130,9 @@ class Plan:
         self.keeps = "kept" in named
         at = {name: i for i, name in enumerate((*self.names, "needs"))}
         self.rules = [
-            (position, rule.function, tuple(at[name] for name in rule.names[1:]))
-            for position, rule in rules
+            (position, name, rule.function, tuple(at[n] for n in rule.names[1:]))
+            for position, name, rule in rules
         ]
-
-    def derive(self, args: Sequence, out: Any, kept: Any) -> Iterator[Any]:
-        """The values of `derived`, for one call."""
-        for place, attribute in self.derived:
-            value = args[place] if place >= 0 else out if place == _OUT else kept
-            yield _metadata(value, attribute) if attribute else value
 
     def _source(self, primitive: Primitive, name: str) -> tuple[int, str]:
         """Where a value that is no argument comes from: (argument or _OUT or _KEPT, attribute)."""
@@ -221,9 +215,8 @@ class Primitive:
         for arg in args:
             if isinstance(arg, Tensor):
                 return self.apply(args, kwargs)
-        for arg in kwargs.values():
-            if isinstance(arg, Tensor):
-                return self.apply(args, kwargs)
+        if kwargs and any(isinstance(arg, Tensor) for arg in kwargs.values()):
+            return self.apply(args, kwargs)
         if args and args[0].__class__ is list and self._bits[0] and not self.variadic:
             args = (_array_of(self, args[0]), *args[1:])
         try:
@@ -335,11 +328,13 @@ class Primitive:
     def _record(self, args: Sequence, parents: Sequence, wanted: int, result: Any) -> Any:
         """The result as a Tensor, with a node that remembers the call if a gradient is needed."""
         out, kept = result if self.residuals else (result, None)
-        several = out.__class__ is tuple
-        if several:
-            out = tuple(np.asarray(o) if isinstance(o, np.generic) else o for o in out)
-        elif isinstance(out, np.generic):  # NumPy gives scalars where 0-d arrays belong
-            out = np.asarray(out)
+        several = False
+        if out.__class__ is not np.ndarray:
+            several = out.__class__ is tuple
+            if several:
+                out = tuple(np.asarray(o) if isinstance(o, np.generic) else o for o in out)
+            elif isinstance(out, np.generic):  # NumPy gives scalars where 0-d arrays belong
+                out = np.asarray(out)
         version = args[0]._version if self.view and isinstance(args[0], Tensor) else None
         mode = _recording.get() if wanted else _OFF
         if mode == _OFF or not (several or out.dtype.kind == "f"):
@@ -354,7 +349,10 @@ class Primitive:
                 saved = [_safe(value) for value in saved]
                 break
         if plan.derived:
-            saved = [*saved, *plan.derive(args, out, kept)]
+            saved = [*saved]
+            for place, attribute in plan.derived:
+                value = args[place] if place >= 0 else out if place == _OUT else kept
+                saved.append(_metadata(value, attribute) if attribute else value)
         trace = None if mode == _ON else "".join(traceback.format_stack(limit=8)[:-3])
         if several:
             shapes, dtypes = tuple(o.shape for o in out), tuple(o.dtype for o in out)
@@ -372,26 +370,28 @@ class Primitive:
                 return _differentiate_definition(node, g)
             values = self._tensors(node)
         else:
-            values = _arrays(node.saved, node)
+            values = _arrays(node.saved, node) if node.saved else []
         parents = node.parents
-        if self.variadic or self.joint is not None:
+        if self.joint is not None:
             return self._jointly(node, g, values, leading)
         results = []
-        for position, function, places in node.plan.rules:
+        for position, name, function, places in node.plan.rules:
             parent = parents[position]
             if leading is None or parent in leading:
-                if len(places) == 1:  # without a list of arguments: the hot path
+                if len(places) == 1:  # the hot path: without a list of arguments
                     answer = function(g, values[places[0]])
+                elif not places:
+                    answer = function(g)
                 else:
                     answer = function(g, *[values[i] for i in places])
-                results.append((self.differentiable[position], parent, answer))
+                results.append((name, parent, answer))
         return results
 
     def _jointly(
         self, node: Node, g: Any, values: list, leading: set | None
     ) -> list[tuple[str, Place, Any]]:
         """As `contributions`, by the one rule for all arguments."""
-        ((_, function, places),) = node.plan.rules
+        ((_, _, function, places),) = node.plan.rules
         parents = node.parents
         names: Sequence[str] = self.differentiable
         if self.variadic:

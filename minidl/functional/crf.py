@@ -266,7 +266,8 @@ def _k_best_paths(emissions, transitions, start, end, mask, k):
     def choose(t, onward, on):
         nonlocal state
         sums = weights[t][:, None] + onward[..., None]  # (batch, k, tags, ranks)
-        places = xp.argsort(-sums.reshape((*sums.shape[:2], -1)), axis=2, kind="stable")
+        flat = sums.reshape((*sums.shape[:2], sums.shape[2] * k))  # -1 fails for no rows
+        places = xp.argsort(-flat, axis=2, kind="stable")
         place = xp.take_along_axis(places, state[:, :, None], 2)[:, :, 0]
         state = xp.where(on, place % k, state)
         return place // k

@@ -143,9 +143,10 @@ class Layer:
         A buffer is a constant Tensor: update it by rebinding (`self.mean = new_mean`), never by
         writing into it, so that a graph recorded earlier keeps the values it saw.
         """
-        array = value if isinstance(value, Tensor) else Tensor(value)
-        setattr(self, name, array.to(backend.current_device()).detach())
-        self._buffers = (*self._buffers, name)
+        # A copy: an optimiser writes into a parameter's memory.
+        setattr(self, name, Tensor(value, device=backend.current_device()))
+        if name not in self._buffers:
+            self._buffers = (*self._buffers, name)
 
     def add_loss(self, value: Tensor) -> None:
         """Add a scalar to the loss of the model that this layer is in (see `losses`)."""
@@ -155,7 +156,9 @@ class Layer:
             raise ShapeError(
                 f"add_loss: value: expected a scalar, got shape {np.shape(value)}; use md.mean"
             )
-        vars(self).setdefault("_losses", []).append(value)
+        if self not in _pending:  # a copy of a layer has the list, but not its place among these
+            self._losses: list[Tensor] = []
+        self._losses.append(value)
         _pending.add(self)
 
     def losses(self) -> list[Tensor]:
@@ -247,7 +250,15 @@ class Layer:
         """
         self._require_built("state_dict")
         named = [*self.named_parameters(), *self.named_buffers()]
-        return {name: np.array(tensor.numpy()) for name, tensor in named}
+        state = {name: np.array(tensor.numpy()) for name, tensor in named}
+        if len(state) < len(named):
+            names = [name for name, _ in named]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise SerializationError(
+                f"state_dict: {type(self).__name__}: several parameters are named "
+                f"{', '.join(twice)}; rename an attribute or a key"
+            )
+        return state
 
     def load_state_dict(
         self, state: dict[str, Any], strict: bool = True

@@ -364,7 +364,7 @@ def crf_path_score(
     if 0 in emissions.shape:
         return xp.zeros(emissions.shape[:1], dtype=dtype), None
     mask = xp.ones(tags.shape, dtype=bool) if mask is None else mask
-    tags = xp.where(mask, tags, xp.zeros_like(tags))
+    tags = xp.where(mask, tags, 0).astype(np.int64)  # small integers would overflow in products
     order, kept = pack(mask)
     path = _ordered(tags, order)
     nothing = xp.zeros((), dtype=dtype)

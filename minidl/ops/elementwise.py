@@ -55,9 +55,13 @@ def _unary(
     The samples lie in [low, high], clear of `away`. With `floats`, integers become floats first.
     """
 
+    numpy_function = getattr(np, name)
+
     def body(x: Array) -> Array:
-        function = getattr(namespace(x), name)
-        return halves(function, x) if floats else function(x)
+        if type(x) is not np.ndarray:
+            return getattr(namespace(x), name)(x)
+        small = x.size < _SPLIT or not floats
+        return numpy_function(x) if small else halves(numpy_function, x)
 
     body.__name__ = body.__qualname__ = name
     body.__doc__ = f"{formula}, elementwise."

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidl import autodiff, backend, random
+from minidl.errors import GradientError
 from minidl.graph import Leaf, Tensor, wrap
 
 Arrays = Sequence[np.ndarray]
@@ -28,6 +29,7 @@ class Problem:
         self.device = device
         self._apply = apply  # takes leaves, record and a stack that lasts as long as the graph
         self._random_state = random.generator().state()
+        self._differentiates = False  # whether the function takes gradients by itself
 
     @contextmanager
     def at(
@@ -47,8 +49,15 @@ class Problem:
             yield leaves, outputs
 
     def values(self, arrays: Arrays) -> list[np.ndarray]:
-        """The outputs, unrecorded, on the host."""
-        with self.at(arrays, record=False) as (_, outputs):
+        """The outputs on the host: unrecorded, unless the function calls `md.grad` (a gradient
+        penalty does), which needs a graph."""
+        if not self._differentiates:
+            try:
+                with self.at(arrays, record=False) as (_, outputs):
+                    return [backend.to_host(y._data) for y in outputs]
+            except GradientError:
+                self._differentiates = True
+        with self.at(arrays) as (_, outputs):
             return [backend.to_host(y._data) for y in outputs]
 
     def derivative(self, cotangents: Arrays) -> Problem:
@@ -176,8 +185,8 @@ def _parameters(
     source: Any = f if given is None else given
     if callable(getattr(source, "named_parameters", None)):
         if source is f:
-            with autodiff.replay(), autodiff.no_grad():
-                evaluate([_leaf(a, np.float32, planter.device, False) for a in planter.point])
+            with autodiff.replay(), autodiff.enable_grad():
+                evaluate([_leaf(a, np.float32, planter.device, True) for a in planter.point])
         found = list(source.named_parameters())
     elif given is None:
         found = []

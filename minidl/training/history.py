@@ -29,7 +29,7 @@ class History:
     def append(self, epoch: int, logs: dict[str, float]) -> None:
         """Add the numbers of an epoch."""
         self.epoch.append(epoch)
-        self.rows.append(dict(logs))
+        self.rows.append({name: float(value) for name, value in logs.items()})
 
     def __getitem__(self, name: str) -> list[float | None]:
         columns = self.history

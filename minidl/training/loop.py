@@ -139,6 +139,12 @@ def _add(mean: Mean, value: Tensor, batch: Batch) -> None:
     mean.add(value, count)
 
 
+# What `Run.save` writes, all of which `Run.load` needs.
+_PARTS = (
+    "model", "optimizer", "random", "data", "history", "callbacks", "measures", "place", "logs",
+)  # fmt: skip
+
+
 class Run:
     """A training under way: what `fit` was given, and how far it has come.
 
@@ -211,6 +217,11 @@ class Run:
                 break
             self._save_now()
         else:
+            if self.batch == 0:
+                raise ValueError(
+                    f"fit: train: expected batches, got none in epoch {self.epoch + 1}; give a list "
+                    "or md.data.Batches: a generator can be iterated once only"
+                )
             self._end_epoch()
         self._save_now()
 
@@ -297,11 +308,11 @@ class Run:
 
     def load(self, path: str | os.PathLike) -> None:
         """Go on from what `save` wrote, with the same model, data, callbacks and metrics."""
-        state = serialization.load(path, model=self.model, optimizer=self.optimizer)
-        random.generator().set_state(state["random"])
-        if hasattr(self.train, "load_state_dict"):
-            self.train.load_state_dict(state["data"])
-        self.history.load_state_dict(state["history"])
+        name, state = os.fspath(path), serialization.load(path)
+        if missing := [part for part in _PARTS if part not in state]:
+            raise SerializationError(
+                f"resume: {name} holds no {', '.join(missing)}; give a file of callbacks.Checkpoint"
+            )
         lasting: list[Any] = [*self._lasting()]
         measures: list[Any] = [self._mean, *self.metrics]
         for own, saved, what in (
@@ -309,9 +320,18 @@ class Run:
             (measures, state["measures"], "metrics"),
         ):
             if len(own) != len(saved):
-                raise SerializationError(f"resume: {os.fspath(path)} was saved with other {what}")
-            for one, values in zip(own, saved, strict=True):
-                one.load_state_dict(values)
+                raise SerializationError(f"resume: {name} was saved with other {what}")
+        if (state["data"] is None) == hasattr(self.train, "load_state_dict"):
+            raise SerializationError(f"resume: {name} was saved with another kind of train")
+        both = state["callbacks"] + state["measures"]
+        for one, values in zip(lasting + measures, both, strict=True):
+            one.load_state_dict(values)  # first, so that a callback can refuse the whole
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["data"] is not None:
+            self.train.load_state_dict(state["data"])
+        random.generator().set_state(state["random"])
+        self.history.load_state_dict(state["history"])
         self.epoch, self.batch, self.step = (state["place"][k] for k in ("epoch", "batch", "step"))
         self.logs = state["logs"]
 
