@@ -63,7 +63,8 @@ class Worker:
 
     def wait(self) -> None:
         """Until it is warm."""
-        self.value = self._answer()["value"]
+        answer = self._answer()
+        self.value, self.peak_mib = answer["value"], answer["peak_mib"]
 
     def burst(self) -> Burst:
         before, began = _busy(), time.perf_counter()

@@ -1,6 +1,6 @@
 """One system doing one workload: `python -m benchmarks.worker WORKLOAD SYSTEM [SECONDS]`.
 
-It warms up, says {"value": ...} and then answers each line "run" with a burst of about SECONDS:
+It warms up, says {"value": ..., "peak_mib": ...} and then answers each line "run" with a burst of about SECONDS:
 {"ms": of one time, "seconds": of the burst, "cpu": seconds of it, "peak_mib": of the process}.
 """
 
@@ -27,7 +27,7 @@ def main(workload: str, system: str, seconds: float) -> None:
     run = find(workload, system)()
     value = float(run(1))
     count = _warm_up(run, seconds)
-    say(value=value)
+    say(value=value, peak_mib=_peak_mib())
     for line in sys.stdin:
         if line.strip() != "run":
             sys.exit(f"benchmarks.worker: expected 'run', got {line!r}")

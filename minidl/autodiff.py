@@ -224,11 +224,14 @@ def differentiate_definition(node: Node, g: Any) -> list[tuple[str, Place, Any]]
     with replay():
         found = _replay(definition, args, node.parents, g, True)
     names = op.names[:1] * len(node.parents) if op.variadic else op.differentiable
-    results = []
+    xp = backend.namespace(unwrap(g[0] if isinstance(g, tuple) else g))
+    served: dict[Place, tuple[str, Place, Any]] = {}  # an argument given twice is served once
     for name, parent in zip(names, node.parents, strict=True):
-        if parent in found:  # an argument given twice gets its whole gradient once
-            results.append((name, parent, found.pop(parent)))
-    return results
+        if parent is not None and parent not in served:
+            if parent not in found:  # not used at this shape: zeros, as the fused rule gives
+                found[parent] = wrap(xp.zeros(parent.shape, parent.dtype), None, None)
+            served[parent] = (name, parent, found[parent])
+    return list(served.values())
 
 
 _deposit_lock = threading.Lock()

@@ -200,7 +200,8 @@ class Primitive:
         )
         data = [i for i, bit in enumerate(self._bits) if bit]
         self._pair = (data[0], data[1]) if len(data) == 2 else None
-        self._one = sum(self._bits) == 1 == self._required and not self.variadic
+        first_alone = self._bits[:1] == (1,) and len(data) == self._required == 1
+        self._one = first_alone and not self.variadic
         self._two = self._bits == (1, 2) and not self.floats
         self._plans.clear()
 
@@ -276,7 +277,9 @@ class Primitive:
             return self._apply_variadic(args, kwargs)
         if kwargs or len(args) != len(self.names):
             args = self._bind(args, kwargs)
-        arrays, parents, wanted = [], [], 0
+        arrays: list = []
+        parents: list = []
+        wanted = 0
         for arg, bit in zip(args, self._bits):
             if isinstance(arg, Tensor):
                 if bit:

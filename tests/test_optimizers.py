@@ -334,6 +334,22 @@ class TestLife:
         optimizer.step()
         np.testing.assert_array_equal(twin.kernel.numpy(), kernel)
 
+    def test_a_nan_gradient_does_not_outlast_a_reload(self):
+        """Nothing stays in the padding of the flat buffers, where no one would see it."""
+        model = Dense(3, input_size=3)
+        optimizer = Adam(model, global_clipnorm=1.0)
+        x = np.ones((2, 3), np.float32)
+        before = model.state_dict(), optimizer.state_dict()
+        md.sum(model(x * np.nan)).backward()
+        optimizer.step()
+        model.load_state_dict(before[0])
+        optimizer.load_state_dict(before[1])
+        optimizer.zero_grad()
+        md.sum(model(x)).backward()
+        optimizer.step()
+        assert np.isfinite(model.kernel.numpy()).all()
+        assert not np.array_equal(model.kernel.numpy(), before[0]["kernel"])
+
     def test_no_gradients_no_change(self):
         parameters = make()
         before = values(parameters)
@@ -381,6 +397,9 @@ class TestRefusals:
             SGD([p], -1)
         with pytest.raises(ValueError, match="not both"):
             SGD([p], 0.1, clipvalue=1.0, global_clipnorm=1.0)
+        for clipping in ({"clipvalue": -1.0}, {"global_clipnorm": 0}, {"global_clipnorm": np.nan}):
+            with pytest.raises(ValueError, match=f"{next(iter(clipping))}: expected more than 0"):
+                SGD([p], 0.1, **clipping)
         with pytest.raises(ValueError, match="needs momentum"):
             SGD([p], 0.1, nesterov=True)
         with pytest.raises(ValueError, match="beta_2"):
@@ -392,6 +411,8 @@ class TestRefusals:
             SGD(make(), 0.1).load_state_dict(state)
         with pytest.raises(SerializationError, match="other shapes"):
             Adam(make([(2,)]), 0.1).load_state_dict(state)
+        with pytest.raises(SerializationError, match="other shapes"):
+            Adam(make(), 0.1).load_state_dict(state | {"counts": [1]})
 
 
 def test_an_optimizer_of_ones_own():

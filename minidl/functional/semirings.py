@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from minidl import ops
 from minidl.backend import namespace
 from minidl.graph import Tensor, unwrap, wrap
@@ -129,7 +131,11 @@ def scan(
 
 @crf_log_partition.define
 def _(emissions, transitions, start, end, mask):
-    return scan(LOG, emissions, transitions, mask, start, end)[0][:, 0]
+    dtype = np.result_type(emissions.dtype, transitions.dtype)
+    if emissions.dtype.itemsize < 4:  # float16 is too coarse for long sums
+        emissions = ops.astype(emissions, np.float32)
+    log_z = scan(LOG, emissions, transitions, mask, start, end)[0][:, 0]
+    return log_z if log_z.dtype == dtype else ops.astype(log_z, dtype)
 
 
 @crf_path_score.define

@@ -132,13 +132,14 @@ def _(draw: Draw):
 @primitive(floats=True)
 def leaky_relu(x: Array, negative_slope: float = 0.01) -> Array:
     """x where x > 0, else negative_slope * x, elementwise; the gradient at 0 is negative_slope."""
+    negative_slope = float(negative_slope)  # NumPy's scalars would make float64 of float32
     if 0 <= negative_slope <= 1:
         return namespace(x).maximum(x, negative_slope * x)
     return namespace(x).where(x > 0, x, negative_slope * x)
 
 
 leaky_relu.defvjp(
-    x=lambda g, x, negative_slope: g * (x > 0) + (negative_slope * g) * (x <= 0),
+    x=lambda g, x, negative_slope: g * (x > 0) + (float(negative_slope) * g) * (x <= 0),
 )
 
 
@@ -154,10 +155,10 @@ def elu(x: Array, alpha: float = 1.0) -> Array:
     The gradient at 0 is alpha.
     """
     xp = namespace(x)
-    return alpha * xp.expm1(xp.minimum(x, 0)) + xp.maximum(x, 0)
+    return float(alpha) * xp.expm1(xp.minimum(x, 0)) + xp.maximum(x, 0)
 
 
-elu.defvjp(x=lambda g, x, alpha: g * (x > 0) + g * (alpha * exp(minimum(x, 0))) * (x <= 0))
+elu.defvjp(x=lambda g, x, alpha: g * (x > 0) + g * (float(alpha) * exp(minimum(x, 0))) * (x <= 0))
 
 
 @samples(elu)

@@ -14,6 +14,7 @@ import numpy as np
 
 from minidl.autodiff import Draw, call, primitive, samples
 from minidl.backend import Array, current_dtype, in_two, namespace, special
+from minidl.errors import DtypeError
 from minidl.ops.comparison import SCALARS, equal, logical_and, owner
 
 __all__ = [
@@ -407,6 +408,8 @@ def _(draw: Draw):
 @primitive(view=True)
 def astype(x: Array, dtype: Any) -> Array:
     """x in another dtype; its gradient goes back in x's own. Integers carry no gradient."""
+    if np.dtype(dtype).kind not in "fiub":
+        raise DtypeError(f"astype: dtype: expected real numbers or booleans, got {np.dtype(dtype)}")
     return x.astype(dtype, copy=False)
 
 

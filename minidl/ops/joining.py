@@ -15,6 +15,7 @@ import numpy as np
 from minidl.autodiff import Draw, call, primitive, samples
 from minidl.backend import namespace
 from minidl.errors import ShapeError
+from minidl.ops.comparison import SCALARS, owner
 from minidl.ops.indexing import getitem, take
 from minidl.ops.shape import count_of, one_axis, ravel, shape_of
 
@@ -189,8 +190,12 @@ def _(draw: Draw):
 
 @primitive
 def _stack(*arrays, axis=0):
+    xp = owner(*arrays)
+    if any(type(a) in SCALARS for a in arrays):  # plain numbers take the arrays' dtype
+        dtype = np.result_type(*arrays)
+        arrays = tuple(xp.asarray(a, dtype) for a in arrays)
     try:
-        return namespace(arrays[0]).stack(arrays, axis)
+        return xp.stack(arrays, axis)
     except ValueError:
         raise ShapeError(
             f"stack: arrays: expected equal shapes, got {[a.shape for a in arrays]}"
@@ -206,7 +211,8 @@ _stack.defvjp(joint=_stack_vjp)
 
 
 def stack(arrays: Sequence[Any], axis: int = 0) -> Any:
-    """Arrays of one shape joined along a new axis, which stands at `axis` of the result."""
+    """Arrays of one shape (numbers are of shape ()) joined along a new axis, which stands at `axis`
+    of the result."""
     arrays = tuple(arrays)
     if not arrays:
         raise ShapeError("stack: arrays: expected at least one array, got none")

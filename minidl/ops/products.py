@@ -33,7 +33,7 @@ def matmul(x: Any, y: Any) -> Any:
     A 1-d `x` is a row and a 1-d `y` a column, whose axis the result lacks, as in NumPy. Raises
     ShapeError for 0-d arguments, unequal inner sides, and batches that do not broadcast.
     """
-    _check_matmul(x.shape, y.shape)
+    _check_matmul(getattr(x, "shape", ()), getattr(y, "shape", ()))
     if y.ndim == 2 and x.ndim > 2:  # one large product, not a batch of small ones
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
         return _product(rows, y).reshape(*x.shape[:-1], y.shape[-1])

@@ -217,7 +217,7 @@ def _(draw: Draw):
 def _freedom(shape: tuple[int, ...], axis: Axis, ddof: float) -> float:
     """The number of entries reduced, less ddof; nan if none are left."""
     n = math.prod(_sides(shape, axis))
-    return n - ddof if n > ddof else math.nan
+    return float(n - ddof) if n > ddof else math.nan
 
 
 def _variance(op: str, x: Array, axis: Axis, ddof: float, keepdims: bool) -> Array:
@@ -352,10 +352,9 @@ def _(draw: Draw):
     return call(x, axis=draw.axes(x.ndim), keepdims=draw.boolean())
 
 
-def _by_halves(function: Any, axis: Axis, *arrays: Array) -> Array:
+def _by_halves(op: str, function: Any, axis: Axis, *arrays: Array) -> Array:
     """As `halves`, where the first axis is not one of `axis`."""
-    ndim = arrays[0].ndim
-    if axis is None or 0 in many_axes(function.__name__, axis, ndim):
+    if axis is None or 0 in many_axes(op, axis, arrays[0].ndim):
         return function(*arrays)
     return halves(function, *arrays)
 
@@ -371,7 +370,7 @@ def softmax(x: Array, axis: Axis = -1) -> Array:
         xp.exp(out, out=out)
         return xp.divide(out, _weight(out, axis), out=out)
 
-    return _by_halves(body, axis, x) if x.size else x.copy()
+    return _by_halves("softmax", body, axis, x) if x.size else x.copy()
 
 
 softmax.defvjp(x=lambda g, out, axis: _softmax_gradient(g, out, axis))
@@ -388,7 +387,7 @@ def _softmax_gradient(upstream: Array, weights: Array, axis: Axis) -> Array:
         xp.subtract(upstream, _add("softmax", out, axis, True), out=out)
         return xp.multiply(out, weights, out=out)
 
-    return _by_halves(body, axis, upstream, weights)
+    return _by_halves("softmax", body, axis, upstream, weights)
 
 
 def _softmax_gradient_by_weights(g: Array, upstream: Array, weights: Array, axis: Axis) -> Array:
@@ -417,7 +416,7 @@ def log_softmax(x: Array, axis: Axis = -1) -> Array:
         out, _ = _shifted(x, axis, out)
         return xp.subtract(out, xp.log(_weight(xp.exp(out), axis)), out=out)
 
-    return _by_halves(body, axis, x) if x.size else x.copy()
+    return _by_halves("log_softmax", body, axis, x) if x.size else x.copy()
 
 
 log_softmax.defvjp(x=lambda g, out, axis: g - exp(out) * sum(g, axis, True))

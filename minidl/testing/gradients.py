@@ -426,18 +426,26 @@ def _blame(
 @contextmanager
 def _recorded_calls(calls: list) -> Iterator[None]:
     """Append every call of an op on Tensors to `calls`, its arguments as arrays."""
-    original = Primitive.apply
+    original = Primitive._record  # every call passes it, also those of methods and operators
 
-    def recorded(self: Primitive, args: Sequence, kwargs: dict) -> Any:
-        bare = {name: unwrap(a) for name, a in kwargs.items()}
-        calls.append((self, Call(tuple(map(unwrap, args)), bare)))
-        return original(self, args, kwargs)
+    def recorded(self: Primitive, args: Sequence, parents: Any, wanted: int, result: Any) -> Any:
+        values = [_bare(arg) for arg in args]
+        options = dict(zip(self.names[1:], values[1:])) if self.variadic else {}
+        calls.append((self, Call(tuple(values[0] if self.variadic else values), options)))
+        return original(self, args, parents, wanted, result)
 
-    Primitive.apply = recorded  # type: ignore[method-assign]
+    Primitive._record = recorded  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Primitive.apply = original  # type: ignore[method-assign]
+        Primitive._record = original  # type: ignore[method-assign]
+
+
+def _bare(value: Any) -> Any:
+    """`value` with arrays for the Tensors in it."""
+    if type(value) in (list, tuple):
+        return type(value)(_bare(item) for item in value)
+    return unwrap(value)
 
 
 def _signed(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

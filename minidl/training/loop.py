@@ -100,11 +100,11 @@ def evaluate(
 def forward(model: Layer, loss: Callable | None, batch: Batch) -> tuple[Tensor, Any]:
     """The loss of a batch, with what layers added, and the model's output."""
     inputs = batch.inputs if isinstance(batch.inputs, tuple) else (batch.inputs,)
+    model.losses()  # forgets what calls outside of training have added
     output = model(*inputs)
-    terms = model.losses()
-    if loss is not None:
-        mask = () if batch.mask is None else (batch.mask,)
-        terms.insert(0, loss(batch.targets, output, *mask))
+    mask = () if batch.mask is None else (batch.mask,)
+    terms = [] if loss is None else [loss(batch.targets, output, *mask)]
+    terms += model.losses()
     if not terms:
         raise ValueError("fit: loss: got None, and no layer added a loss; give a loss function")
     total = terms[0]
@@ -219,8 +219,8 @@ class Run:
         else:
             if self.batch == 0:
                 raise ValueError(
-                    f"fit: train: expected batches, got none in epoch {self.epoch + 1}; give a list "
-                    "or md.data.Batches: a generator can be iterated once only"
+                    f"fit: train: expected batches, got none in epoch {self.epoch + 1}; give a "
+                    "list or md.data.Batches: a generator can be iterated once only"
                 )
             self._end_epoch()
         self._save_now()
@@ -328,7 +328,7 @@ class Run:
             one.load_state_dict(values)  # first, so that a callback can refuse the whole
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["data"] is not None:
+        if hasattr(self.train, "load_state_dict"):
             self.train.load_state_dict(state["data"])
         random.generator().set_state(state["random"])
         self.history.load_state_dict(state["history"])

@@ -315,8 +315,45 @@ def test_empty_batches_and_rows(batch, time):
     assert md.grad(log_z.sum(), [x])[0].shape == emissions.shape
     paths, scores = crf.viterbi(emissions, transitions, None, start, end)
     assert paths.shape == (batch, time) and (scores == np.zeros(batch)).all()
+    assert crf.viterbi_k_best(emissions, transitions, k=3)[0].shape == (batch, 3, time)
     assert crf.sample(emissions, transitions, n=3).shape == (batch, 3, time)
     assert crf.path_score(emissions, np.zeros((batch, time), int), transitions).shape == (batch,)
+
+
+@pytest.mark.parametrize("tags", [12, 200])
+def test_tags_of_small_integers_do_not_overflow(tags):
+    """tag * tags + tag is beyond int8 and uint8."""
+    kind = "int8" if tags < 128 else "uint8"
+    emissions, transitions, start, end = model(2, 4, tags)
+    path = np.random.default_rng(1).integers(0, tags, (2, 4))
+    gradients = []
+    for given in (path, path.astype(kind)):
+        x = md.tensor(transitions, requires_grad=True)
+        (gradient,) = md.grad(crf.path_score(emissions, given, x, None, start, end).sum(), [x])
+        gradients.append(gradient.numpy())
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_float16_sums_in_float32_to_second_order():
+    emissions, transitions, _, _ = model(2, 60, 3, scale=3.0, dtype=np.float16)
+    for create_graph in (False, True):
+        x, y = (md.tensor(a, requires_grad=True) for a in (emissions, transitions))
+        log_z = crf.log_partition(x, y)
+        marginals, steps = md.grad(log_z.sum(), [x, y], create_graph=create_graph)
+        assert marginals.dtype == steps.dtype == np.float16
+        np.testing.assert_allclose(marginals.numpy().sum(axis=2), 1.0, atol=2e-3)
+        np.testing.assert_allclose(steps.numpy().astype(float).sum(), 2 * 59, rtol=2e-3)
+
+
+@pytest.mark.parametrize(("batch", "time"), [(2, 0), (2, 1), (0, 3), (0, 1)])
+def test_rows_without_steps_have_gradient_zero_by_transitions(batch, time):
+    for create_graph in (False, True):
+        scores = [md.tensor(x, requires_grad=True) for x in model(batch, time, 2)]
+        emissions, transitions, start, end = scores
+        log_z = crf.log_partition(emissions, transitions, None, start, end)
+        gradients = md.grad(log_z.sum(), scores, create_graph=create_graph)
+        assert [g.shape for g in gradients] == [x.shape for x in scores]
+        assert not gradients[1].numpy().any()
 
 
 def test_inputs_are_not_written_to():

@@ -1,5 +1,6 @@
 """Layer: members and names, building, modes, moving, state, looking."""
 
+import copy
 import gc
 import weakref
 
@@ -212,6 +213,14 @@ class TestLosses:
         with pytest.raises(ShapeError, match=r"scalar, got shape \(3,\)"):
             Layer().add_loss(batch(3))
 
+    def test_a_copy_has_its_own(self):
+        """What the original had not given yet when it was copied stays with the original."""
+        layer = Counter()
+        layer(batch(2))
+        twin = copy.deepcopy(layer)
+        twin(batch(2))
+        assert len(twin.losses()) == 1 and len(layer.losses()) == 1
+
     def test_forgotten_layers_are_freed(self):
         gc.collect()
         gc.disable()
@@ -242,6 +251,19 @@ class TestBuffers:
         assert other.to("strict")[0].calls.device == "strict"
         other.load_state_dict({"0.calls": np.array(5)})
         assert other[0].calls.device == "strict" and int(other[0].calls) == 5
+
+    def test_made_of_a_parameter_it_is_a_copy(self):
+        layer = Dense(2, input_size=2)
+        layer.add_buffer("first", layer.kernel)
+        before = layer.first.numpy().copy()
+        md.sum(layer(batch(3, 2))).backward()
+        md.optimizers.SGD(layer, 1.0).step()
+        np.testing.assert_array_equal(layer.first.numpy(), before)
+
+    def test_declared_again_it_is_one(self):
+        layer = Counter()
+        layer.add_buffer("calls", np.ones((), np.int64))
+        assert [name for name, _ in layer.named_buffers()] == ["calls"]
 
     def test_no_parameters(self):
         assert Counter().parameters() == []
@@ -289,6 +311,12 @@ class TestState:
         state = model.state_dict()
         state["kernel"][...] = 7
         assert not (model.kernel.numpy() == 7).any()
+
+    def test_one_name_for_two_parameters_is_refused(self):
+        model = Layer()
+        model.parts = {"a.b": Dense(1, input_size=1), "a": {"b": Dense(2, input_size=1)}}
+        with pytest.raises(SerializationError, match=r"parts\.a\.b\.bias, parts\.a\.b\.kernel"):
+            model.state_dict()
 
     def test_what_does_not_fit_is_named_and_changes_nothing(self):
         model = Dense(2, input_size=3)

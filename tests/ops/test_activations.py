@@ -88,3 +88,11 @@ def test_dtype_is_kept(op, dtype):
     x = md.tensor(np.linspace(-2, 2, 5).astype(dtype), requires_grad=True)
     assert op(x).dtype == dtype
     assert md.grad(op(x).sum(), [x])[0].dtype == dtype
+
+
+@pytest.mark.parametrize("f", [md.elu, md.leaky_relu])
+def test_numpy_scalars_as_options_keep_float32(f):
+    x = md.tensor([-1.0, 2.0], requires_grad=True)
+    assert f(x, np.float64(0.5)).dtype == np.float32
+    (g,) = md.grad(f(x, np.float64(0.5)).sum(), [x], create_graph=True)
+    assert g.dtype == np.float32

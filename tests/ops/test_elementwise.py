@@ -222,3 +222,8 @@ def test_halves_give_the_whole(op):
     np.testing.assert_allclose(whole, rows, rtol=3e-7)
     with md.threads(2):
         np.testing.assert_array_equal(op(md.tensor(x)).numpy(), whole)
+
+
+def test_astype_refuses_complex():
+    with pytest.raises(md.errors.DtypeError, match="astype: dtype: expected real"):
+        md.tensor([1.0]).astype("complex64")

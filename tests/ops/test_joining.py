@@ -124,3 +124,12 @@ class TestPad:
 def test_errors_name_op_and_argument(call, error, says):
     with pytest.raises(error, match=says):
         call(md.tensor(arange(2, 3)))
+
+
+def test_numbers_among_stacked_scalars_keep_float32():
+    x = md.tensor(2.0, requires_grad=True)
+    y = md.stack([1.0, x * x, 3])
+    assert y.dtype == np.float32 and y.tolist() == [1.0, 4.0, 3.0]
+    assert md.grad(y.sum(), [x])[0].item() == 4.0
+    with md.device("strict"):
+        assert md.stack([md.tensor(1.0), 2.0]).device == "strict"

@@ -260,3 +260,9 @@ def test_half_precision_sums_accumulate_in_single():
     out = ops.einsum("ij->j", x)
     assert out.dtype == np.float16
     np.testing.assert_array_equal(out, [4096, 4096])
+
+
+@pytest.mark.parametrize("pair", [(2.0, md.tensor([1.0])), (md.tensor([1.0]), 2)])
+def test_matmul_of_a_number_says_multiply(pair):
+    with pytest.raises(md.errors.ShapeError, match="use multiply"):
+        md.matmul(*pair)

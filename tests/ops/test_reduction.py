@@ -244,3 +244,9 @@ def test_integers():
     assert md.sum(n).dtype == md.prod(n).dtype == md.max(n).dtype == np.int64
     assert md.mean(n).dtype == md.var(n).dtype == md.softmax(n).dtype == np.float32
     assert md.sum(n > 2).item() == md.count_nonzero(n - 2).item() - 1 == 2
+
+
+@pytest.mark.parametrize("op", [md.softmax, md.log_softmax])
+def test_softmax_names_itself_in_errors(op):
+    with pytest.raises(md.errors.ShapeError, match=f"{op.__name__}: axis"):
+        op(md.tensor([1.0, 2.0]), 3)

@@ -204,3 +204,52 @@ def test_a_constant_op_must_be_one():
         check_constant(md.tanh, autodiff.call(X))
     with pytest.raises(GradientCheckError, match="shares memory"):
         check_constant(lambda x: x.detach(), autodiff.call(X))
+
+
+class TestFunctionsThatDifferentiate:
+    """Gradient penalties: `md.grad` inside of f, though the checker also evaluates unrecorded."""
+
+    @staticmethod
+    def penalty(x, w):
+        (g,) = md.grad(md.tanh(x @ w).sum(), [x], create_graph=True)
+        return ((md.norm(g, axis=-1) - 1) ** 2).mean()
+
+    def test_a_gradient_penalty(self):
+        assert check_gradients(self.penalty, X, X.T.copy()).comparisons > 0
+
+    def test_in_a_recomputed_part(self):
+        check_gradients(lambda x, w: md.recompute(self.penalty, x, w), X, X.T.copy())
+
+    def test_in_a_layer(self):
+        class Penalty(layers.Layer):
+            def __init__(self):
+                super().__init__()
+                self.dense = layers.Dense(2)
+
+            def call(self, x):
+                (g,) = md.grad(md.tanh(self.dense(x)).sum(), [x], create_graph=True)
+                return (g * g).sum()
+
+        check_gradients(Penalty(), X)
+
+    def test_a_wrong_one_is_caught(self):
+        def detached(x):
+            (g,) = md.grad((x * x * x).sum(), [x])
+            return (g * x).sum()
+
+        with pytest.raises(GradientCheckError):
+            check_gradients(detached, X)
+
+
+@pytest.mark.parametrize(
+    "f", [lambda x: x.tanh() + 1, lambda x: md.stack([x.tanh(), x]).sum(), lambda x: md.tanh(x) + 1]
+)
+def test_the_op_to_blame_is_found_behind_a_method(f):
+    rule = md.tanh.rules["x"].function
+    try:
+        md.tanh.defvjp(x=lambda g, out: g * out)
+        with pytest.raises(GradientCheckError) as caught:
+            check_gradients(f, X)
+    finally:
+        md.tanh.defvjp(x=rule)
+    assert caught.value.op == "tanh"

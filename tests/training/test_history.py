@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from minidl.training import History
@@ -22,6 +23,14 @@ def test_columns(history):
     with pytest.raises(KeyError, match="measured were loss, val_loss"):
         history["f1"]
     assert repr(history) == "History(2 epochs: loss=1, val_loss=1.5)"
+
+
+def test_rows_are_of_plain_floats(tmp_path):
+    """Whatever a callback adds: NumPy's numbers go into no JSON, and come back as arrays."""
+    history = History()
+    history.append(0, {"a": np.float32(0.5), "b": np.float64(2), "c": np.array(1)})
+    assert [type(value) for value in history.rows[0].values()] == [float] * 3
+    history.save(tmp_path / "x.json")
 
 
 def test_json(history, tmp_path):

@@ -412,6 +412,69 @@ class TestResume:
         with pytest.raises(SerializationError):
             md.fit(*line()[:1], CROSS_ENTROPY, *line()[1:], resume=path, **QUIET)
 
+    def test_a_refused_run_changes_nothing(self, tmp_path):
+        """A callback that refuses its state speaks before the model, whose error says less."""
+        path = tmp_path / "run.npz"
+
+        class Picky(Callback):
+            def state_dict(self):
+                return {"a": 1}
+
+            def load_state_dict(self, state):
+                raise SerializationError("another run")
+
+        model, optimizer, train = tagging()
+        both = [Picky(), Checkpoint(path)]
+        md.fit(model, CROSS_ENTROPY, optimizer, train, callbacks=both, **QUIET)
+        model, optimizer, train = tagging(seed=2)
+        before = model.state_dict()
+        with pytest.raises(SerializationError, match="another run"):
+            md.fit(
+                model, CROSS_ENTROPY, optimizer, train, callbacks=[Picky()], resume=path, **QUIET
+            )
+        assert bits(model.state_dict()) == bits(before) and optimizer.iterations == 0
+
+    def test_files_of_other_kinds(self, tmp_path):
+        path = tmp_path / "run.npz"
+        model, optimizer, train = tagging()
+        md.save(path, model=model, optimizer=optimizer)
+        with pytest.raises(SerializationError, match="holds no random, data"):
+            md.fit(model, CROSS_ENTROPY, optimizer, train, resume=path, **QUIET)
+        md.fit(model, CROSS_ENTROPY, optimizer, list(train), callbacks=[Checkpoint(path)], **QUIET)
+        with pytest.raises(SerializationError, match="another kind of train"):
+            md.fit(model, CROSS_ENTROPY, optimizer, train, resume=path, **QUIET)
+
+
+def test_losses_added_outside_of_training_do_not_count():
+    """A callback may call the model between steps; the loss may call layers itself."""
+
+    class Added(Layer):
+        def __init__(self):
+            self.weight = self.add_weight((), "ones")
+
+        def call(self, x):
+            self.add_loss(md.mean(x * self.weight))
+            return x
+
+    model = Added()
+    x = np.ones((1, 1), np.float32)
+    model(md.tensor(x))
+    call = Do(lambda run: run.model(md.tensor(x)))
+    data, rate = [(x, x)] * 3, SGD(model, 0.0)
+    history = md.fit(model, None, rate, data, epochs=2, callbacks=[call], **QUIET)
+    assert history["loss"] == [1.0, 1.0]
+
+    def loss(_, output):
+        return 0.0 * md.mean(model(output))
+
+    assert md.fit(model, loss, rate, data, epochs=2, **QUIET)["loss"] == [2.0, 2.0]
+
+
+def test_an_epoch_without_batches_is_an_error():
+    model, optimizer, train = line()
+    with pytest.raises(ValueError, match=r"none in epoch 2.*generator"):
+        md.fit(model, MeanSquaredError(), optimizer, (b for b in train), epochs=2, **QUIET)
+
 
 class TestCallbacks:
     def test_progress_prints_a_line_an_epoch(self):
