@@ -1,7 +1,8 @@
 """One system doing one workload: `python -m benchmarks.worker WORKLOAD SYSTEM [SECONDS]`.
 
-It warms up, says {"value": ..., "peak_mib": ...} and then answers each line "run" with a burst of about SECONDS:
-{"ms": of one time, "seconds": of the burst, "cpu": seconds of it, "peak_mib": of the process}.
+It warms up and says {"value": ..., "peak_mib": of the process}. Then it answers each line "run"
+with a burst of about SECONDS: {"ms": of one time, "seconds": of the burst, "cpu": seconds of it,
+"peak_mib": of the process}.
 """
 
 from __future__ import annotations

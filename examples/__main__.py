@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in EXAMPLES:
         print(f"no example is called {name!r}; there are: {', '.join(EXAMPLES)}", file=sys.stderr)
         return 2
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show Chinese gets \uXXXX
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return importlib.import_module(f"examples.{name}").main(rest)
     except (CorpusError, DeviceError, SerializationError) as error:  # a person can mend these

@@ -7,6 +7,7 @@ forward maximum matching; segments a sentence of yours, and draws what the CRF m
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import time
@@ -41,7 +42,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--large", action="store_true", help="the larger network: pairs, gates and residuals")
     add("--compare", action="store_true", help="train also without the CRF, by a softmax per tag")
     add("--quick", action="store_true", help="a few paragraphs and one epoch: does it all work?")
-    add("--seed", type=int, default=0, help="of initial weights, order and dropout (default: 0)")
+    add("--seed", type=_seed, default=0, help="of initial weights, order and dropout (default: 0)")
     add("--device", default="cpu", help="cpu, gpu, gpu:N, or strict: NumPy with CuPy's manners")
     add(
         "--data",
@@ -93,7 +94,12 @@ class Experiment:
 
     def run(self) -> int:
         options = self.options
-        self.out.mkdir(parents=True, exist_ok=True)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SerializationError(
+                f"--out: cannot make the folder {self.out} ({error.strerror}); give another one"
+            ) from error
         self.describe()
         names = ["crf", "softmax"] if options.compare else ["crf"]
         if options.resume and not any(self.checkpoint(name).is_file() for name in names):
@@ -138,6 +144,11 @@ class Experiment:
 
     # Training
 
+    def fingerprint(self) -> str:
+        """Tells this training text from another one, also of the same name."""
+        text = "\n".join(" ".join(words) for words in self.train)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def checkpoint(self, name: str) -> Path:
         return self.out / f"{name}.checkpoint.npz"
 
@@ -154,7 +165,7 @@ class Experiment:
         print(f"\n{network.__name__} with {name}: {size:,} parameters")
         path = self.checkpoint(name)
         settings = {"seed": options.seed, "epochs": options.epochs, "large": options.large}
-        settings |= {"data": self.parts.name, "quick": options.quick}
+        settings |= {"data": self.parts.name, "quick": options.quick, "text": self.fingerprint()}
         start = time.perf_counter()
         self.histories[name] = md.fit(
             model,
@@ -308,10 +319,15 @@ def table(scores: dict[str, dict[str, Score]]) -> str:
 
 
 def _natural(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
+    return int(text)
 
 
 def _without_nan(value: Any) -> Any:

@@ -30,6 +30,7 @@ from minidl.autodiff import (
     vjp,
 )
 from minidl.backend import default_dtype, device, threads, tune_allocator
+from minidl.creation import arange, eye, full, linspace, ones, zeros
 from minidl.graph import Parameter, Tensor, tensor
 from minidl.ops import *  # noqa: F403
 from minidl.random import seed

@@ -57,8 +57,10 @@ def _leading_to(wanted: set, roots: Iterable[Place], boundary: bool) -> set[Plac
     leading = set(wanted)
     for order in sorted(found):  # earliest first: parents before children
         node = found[order]
-        if not (boundary and node in wanted) and any(p in leading for p in node.parents):
-            leading.add(node)
+        if boundary and node in wanted:
+            continue
+        if node.saved is None or any(p in leading for p in node.parents):
+            leading.add(node)  # a freed one may have led anywhere: it raises when it is reached
     return leading
 
 
@@ -84,7 +86,7 @@ def _propagate(
         g = pending.pop(place)
         if leading is not None and place not in leading:
             continue
-        if place.hooks:
+        if place.hooks and not (boundary and place in wanted):  # those are the outer pass's
             g = _run_hooks(place, g)
             owned.discard(place)
         if wanted is not None and place in wanted:
@@ -135,7 +137,7 @@ def _propagate(
             place.saved, place.parents = None, ()
     for leaf, g in pending.items():  # the nodes are done; what is left has reached the end
         if leading is None or leaf in leading:
-            if leaf.hooks:
+            if leaf.hooks and not boundary:
                 g = _run_hooks(leaf, g)
                 owned.discard(leaf)
             collected[leaf] = (g, leaf in owned)
@@ -245,10 +247,10 @@ def _deposit(leaf: Leaf, g: backend.Array, own: bool) -> None:
     elif buffer is not None:
         if before is not None and before._data is buffer:
             buffer += g
-            before._touch()
-            return
-        buffer[...] = g if before is None else g + before._data
-        leaf.grad = wrap(buffer, None, [0])
+        else:
+            buffer[...] = g if before is None else g + before._data
+            leaf.grad = wrap(buffer, None, leaf.written)
+        leaf.grad._touch()  # type: ignore[union-attr]
     else:
         leaf.grad = wrap(_array(before._data + g), None, [0])  # type: ignore[union-attr]
 
@@ -322,7 +324,7 @@ def grad(
     allow_unused: None for an input that no output depends on, instead of GradientError.
     Never touches `.grad`.
     """
-    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    outputs = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]  # type: ignore[list-item]
     inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     if grad_outputs is None or isinstance(grad_outputs, Tensor) or backend.is_array(grad_outputs):
         grad_outputs = [grad_outputs]
@@ -333,6 +335,9 @@ def grad(
                 f"{len(grad_outputs)}"
             )
         grad_outputs = [None] * len(outputs)
+    for i, y in enumerate(outputs):
+        if not isinstance(y, Tensor):
+            raise TypeError(f"grad: outputs[{i}]: expected a Tensor, got {type(y).__name__}")
     for i, x in enumerate(inputs):
         if not isinstance(x, Tensor) or x._node is None:
             raise GradientError(
@@ -389,13 +394,31 @@ def _gradients(ys: Sequence, xs: Sequence, weights: Sequence, create_graph: bool
     ]
 
 
-def _tracked(*values: Any) -> bool:
-    """True where something differentiable may depend on the result."""
-    return is_recording() and any(isinstance(v, Tensor) and v._node is not None for v in values)
+def _tracked(values: Sequence, outputs: Sequence, inputs: Sequence) -> bool:
+    """True where a derivative of `outputs` may itself be differentiated: by a tensor among `values`
+    or by one that the function of `inputs` has taken from outside, such as a parameter."""
+    if any(isinstance(v, Tensor) and v._node is not None for v in values):
+        return True
+    seen = {x._node for x in inputs if x._node.__class__ is Leaf}
+    stack = [y._node for y in outputs if y._node is not None and y._node not in seen]
+    while stack:
+        place = stack.pop()
+        if place.__class__ is Leaf:
+            return True
+        for parent in place.parents:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+    return False
 
 
 def _as_list(value: Any) -> list:
     return list(value) if _several(value) else [value]
+
+
+def _as(outputs: Any, values: Sequence) -> Any:
+    """`values` in the kind of tuple or list that `outputs` is."""
+    return outputs._make(values) if hasattr(outputs, "_make") else type(outputs)(values)
 
 
 def _several(value: Any) -> bool:
@@ -415,7 +438,9 @@ def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable]:
     def pullback(*weights: Any) -> tuple[Tensor, ...]:
         if len(weights) == 1 and isinstance(weights[0], (tuple, list)):
             weights = tuple(weights[0])
-        return tuple(_gradients(_as_list(outputs), inputs, weights, _tracked(*weights, *xs)))
+        listed = _as_list(outputs)
+        create_graph = is_recording() and _tracked((*weights, *xs), listed, inputs)
+        return tuple(_gradients(listed, inputs, weights, create_graph))
 
     return outputs, pullback
 
@@ -423,6 +448,7 @@ def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable]:
 def jvp(f: Callable, xs: Any, vs: Any) -> tuple[Any, Any]:
     """(f(*xs), the derivative of f at `xs` along `vs`), by two reverse passes: the pullback is
     linear in its argument, and its own pullback is the derivative wanted."""
+    recording = is_recording()
     with enable_grad():
         inputs = _variables(_as_list(xs))
         outputs = f(*inputs)
@@ -430,42 +456,53 @@ def jvp(f: Callable, xs: Any, vs: Any) -> tuple[Any, Any]:
         dummies = [Tensor(np.zeros(y.shape), True, y.dtype, y.device) for y in listed]
         pulled = _gradients(listed, inputs, dummies, create_graph=True)
         tangents = [_seed(x, v, "jvp") for x, v in zip(inputs, _as_list(vs), strict=True)]
-        pushed = _gradients(pulled, dummies, tangents, _tracked(*_as_list(xs), *tangents))
-    return outputs, type(outputs)(pushed) if isinstance(outputs, (tuple, list)) else pushed[0]
+        create_graph = recording and _tracked((*_as_list(xs), *tangents), listed, inputs)
+        pushed = _gradients(pulled, dummies, tangents, create_graph)
+    return outputs, _as(outputs, pushed) if isinstance(outputs, (tuple, list)) else pushed[0]
 
 
 def hvp(f: Callable, x: Any, v: Any) -> Any:
     """The Hessian of the scalar function `f` at `x`, times `v`; lists of both for several."""
+    recording = is_recording()
     with enable_grad():
         inputs = _variables(_as_list(x))
-        first = _gradients([f(*inputs)], inputs, [None], create_graph=True)
+        output = f(*inputs)
+        first = _gradients([output], inputs, [None], create_graph=True)
         weights = [_seed(g, w, "hvp") for g, w in zip(first, _as_list(v), strict=True)]
-        second = _gradients(first, inputs, weights, _tracked(*_as_list(x), *weights))
+        create_graph = recording and _tracked((*_as_list(x), *weights), [output], inputs)
+        second = _gradients(first, inputs, weights, create_graph)
     return second if _several(x) else second[0]
 
 
-def _rows(y: Tensor, x: Tensor) -> Tensor:
+def _rows(y: Tensor, x: Tensor, create_graph: bool) -> Tensor:
     """The Jacobian of y by x, of shape y.shape + x.shape, one backward pass a row."""
+    from minidl.ops import reshape, stack
+
     xp = backend.namespace(y._data)
+    if not y.size:
+        return wrap(xp.zeros(y.shape + x.shape, x.dtype), None, None)
     basis = xp.eye(y.size, dtype=y.dtype).reshape((y.size, *y.shape))
-    rows = [_gradients([y], [x], [wrap(unit, None, None)], False)[0]._data for unit in basis]
-    stacked = xp.stack(rows) if rows else xp.zeros((0, *x.shape), x.dtype)
-    return wrap(stacked.reshape(y.shape + x.shape), None, None)
+    rows = [_gradients([y], [x], [wrap(u, None, None)], create_graph)[0] for u in basis]
+    return reshape(stack(rows), y.shape + x.shape)
 
 
 def jacobian(f: Callable, x: Any) -> Tensor:
     """The Jacobian of `f` at `x`, of shape f(x).shape + x.shape."""
+    recording = is_recording()
     with enable_grad():
         (variable,) = _variables([x])
-        return _rows(f(variable), variable)
+        y = f(variable)
+        return _rows(y, variable, recording and _tracked([x], [y], [variable]))
 
 
 def hessian(f: Callable, x: Any) -> Tensor:
     """The Hessian of the scalar function `f` at `x`, of shape x.shape + x.shape."""
+    recording = is_recording()
     with enable_grad():
         (variable,) = _variables([x])
-        (first,) = _gradients([f(variable)], [variable], [None], create_graph=True)
-        return _rows(first, variable)
+        y = f(variable)
+        (first,) = _gradients([y], [variable], [None], create_graph=True)
+        return _rows(first, variable, recording and _tracked([x], [y], [variable]))
 
 
 # --- Ops of the engine's own ----------------------------------------------------------------------
@@ -523,6 +560,17 @@ class _Recomputed:
         ]
 
 
+def _versions(values: Iterable) -> list:
+    """The versions of Tensors, also of those inside tuples and lists."""
+    found: list = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value._version)
+        elif isinstance(value, (tuple, list)):
+            found += _versions(value)
+    return found
+
+
 def recompute(f: Callable, *xs: Any) -> Any:
     """f(*xs), keeping nothing that f computes: backward runs f again (time for memory).
 
@@ -534,14 +582,24 @@ def recompute(f: Callable, *xs: Any) -> Any:
     state, start = random.generator().state(), Node(None, 0, (), (), (), None).order
     outputs = f(*xs)
     listed = _as_list(outputs)
-    outer, saved, stack = [], [], [y._node for y in listed if y._node is not None]
+    if not all(isinstance(y, Tensor) for y in listed):
+        raise TypeError(
+            "recompute: f: expected a Tensor or a tuple or list of them, got "
+            f"{type(outputs).__name__}"
+        )
+    outer, saved, stack = [], list(xs), [y._node for y in listed if y._node is not None]
+    versions: list = []
     seen = set(stack)
     while stack:  # what f took from outside: leaves, and nodes older than the call
         place = stack.pop()
         if isinstance(place, Leaf) or place.order < start:
             outer.append(place)
+            if isinstance(place, Leaf):
+                versions.append(place.version)
             continue
         saved += place.saved
+        if place.op.__class__ is _Recomputed:
+            versions += place.op.versions
         for parent in place.parents:
             if parent is not None and parent not in seen:
                 seen.add(parent)
@@ -549,11 +607,14 @@ def recompute(f: Callable, *xs: Any) -> Any:
     if not outer:
         return outputs
     arrays = tuple(y._data for y in listed)
-    written = [value._version for value in saved if isinstance(value, Tensor)]
-    op = _Recomputed(f, xs, state, [version for version in written if version is not None])
+    versions += _versions(saved)
+    op = _Recomputed(f, xs, state, [version for version in versions if version is not None])
     node = Node(op, None, tuple(outer), (), None, None)
     if isinstance(outputs, (tuple, list)):
         node.shape, node.dtype = tuple(a.shape for a in arrays), tuple(a.dtype for a in arrays)
-        return type(outputs)(outputs_of(node, arrays))
+        parts = outputs_of(node, arrays)
+        for part, y in zip(parts, listed, strict=True):
+            part._version = y._version  # of a view
+        return _as(outputs, parts)
     node.shape, node.dtype = arrays[0].shape, arrays[0].dtype
     return wrap(arrays[0], node, outputs._version)

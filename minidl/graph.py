@@ -23,14 +23,16 @@ _creation = itertools.count()
 class Leaf:
     """The place of a tensor whose gradient is accumulated: the graph's end."""
 
-    __slots__ = ("shape", "dtype", "grad", "buffer", "hooks", "__weakref__")
+    __slots__ = ("shape", "dtype", "grad", "buffer", "hooks", "version", "written", "__weakref__")
     parents = ()
 
-    def __init__(self, array: backend.Array) -> None:
+    def __init__(self, array: backend.Array, version: list[int] | None = None) -> None:
+        self.version = version  # its tensor's
         self.shape = array.shape
         self.dtype = array.dtype
         self.grad: Tensor | None = None
         self.buffer: backend.Array | None = None  # an optimiser's: gradients are written into it
+        self.written = [0]  # the version of what has been in it, shared by all those tensors
         self.hooks: list | None = None
 
 
@@ -150,7 +152,7 @@ class Tensor:
                 "x.astype('float32')"
             )
         elif self._node is None:
-            self._node = Leaf(self._data)
+            self._node = Leaf(self._data, self._version)
 
     @property
     def grad(self) -> Tensor | None:
@@ -186,12 +188,17 @@ class Tensor:
     def assign_(self, array: Any) -> Tensor:
         """Write `array` (of this shape) into this tensor's memory; backward through an earlier use
         of the old values raises from then on. For tensors that no op made."""
-        if self._version is None:
+        if self._version is None or self._node.__class__ is Node:
             raise GradientError(
                 f"assign_: expected a tensor that no op made, got the result of {_name(self)}; "
                 "make one with md.tensor(x)"
             )
         value = array._data if isinstance(array, Tensor) else _own(array, self.dtype, self.device)
+        if not np.can_cast(value.dtype, self.dtype, "same_kind"):
+            raise DtypeError(
+                f"assign_: array: expected {self.dtype} or what casts to it, got {value.dtype}; "
+                f"use array.astype({str(self.dtype)!r})"
+            )
         if value.shape != self.shape:
             raise ShapeError(f"assign_: array: expected shape {self.shape}, got {value.shape}")
         if type(value) is not type(self._data):
@@ -239,6 +246,18 @@ class Tensor:
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)
 
+    def __pos__(self) -> Tensor:
+        return self
+
+    def __round__(self, decimals: int = 0) -> Tensor:
+        return self.round(decimals)
+
+    def __getattr__(self, name: str) -> Any:
+        mend = HABITS.get(name)
+        raise AttributeError(
+            f"a tensor has no attribute {name!r}" + (f"; use {mend}" if mend else "")
+        )
+
     __hash__ = object.__hash__
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -276,7 +295,6 @@ class Tensor:
 
     if TYPE_CHECKING:  # the methods and operators that `bind` adds
 
-        def __getattr__(self, name: str) -> Any: ...
         def __add__(self, other: Any) -> Tensor: ...
         def __radd__(self, other: Any) -> Tensor: ...
         def __sub__(self, other: Any) -> Tensor: ...
@@ -369,6 +387,26 @@ OPERATORS = {
     "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "pow": "power",
     "matmul": "matmul", "mod": "mod", "floordiv": "floor_divide",
 }  # fmt: skip
+HABITS = {  # what users of PyTorch and NumPy look for, and what stands for it here
+    "clone": "x itself (tensors are immutable), or md.tensor(x)",
+    "copy": "x itself (tensors are immutable), x.numpy().copy() or md.tensor(x)",
+    "contiguous": "x itself",
+    "view": "x.reshape(shape)",
+    "permute": "x.transpose(axes)",
+    "t": "x.T",
+    "unsqueeze": "x.expand_dims(axis)",
+    "cpu": "x.to('cpu')",
+    "cuda": "x.to('gpu')",
+    "pow": "x ** y",
+    "add_": "x = x + y",
+    "zero_": "x.grad = None for gradients, x.assign_(array) for data",
+    "requires_grad_": "x.requires_grad = True",
+    "retain_grad": "md.grad(y, [x]) or x.register_hook",
+    "dim": "x.ndim",
+    "float": "x.astype('float32')",
+    "double": "x.astype('float64')",
+    "masked_fill": "md.where(mask, value, x)",
+}
 BOOLEAN = {"and": "logical_and", "or": "logical_or", "xor": "not_equal", "invert": "logical_not"}
 COMPARISONS = {
     "eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
@@ -376,10 +414,10 @@ COMPARISONS = {
 }  # fmt: skip
 UNARY = {"neg": "negative", "abs": "abs"}
 METHODS = (
-    "abs all any argmax argmin argsort astype broadcast_to clip cos cumsum diagonal exp "
-    "expand_dims expm1 flatten log log1p logsumexp log_softmax max mean min moveaxis norm prod "
-    "ravel relu repeat reshape round sigmoid sign sin softmax sort sqrt square squeeze std sum "
-    "swapaxes take tanh trace transpose var"
+    "abs all any argmax argmin argsort astype broadcast_to clip cos cumsum diagonal dot exp "
+    "expand_dims expm1 flatten flip log log1p logsumexp log_softmax max maximum mean min minimum "
+    "moveaxis norm prod ravel relu repeat reshape roll round sigmoid sign sin softmax sort split "
+    "sqrt square squeeze std sum swapaxes take tanh tile topk trace transpose tril triu var"
 ).split()
 
 

@@ -141,7 +141,8 @@ class Optimizer:
                 continue
             if leaf.grad._data is not gradient:  # type: ignore[union-attr]
                 gradient[...] = leaf.grad._data  # type: ignore[union-attr]
-                leaf.buffer, leaf.grad = gradient, wrap(gradient, None, [0])  # type: ignore[union-attr]
+                leaf.buffer, leaf.grad = gradient, wrap(gradient, None, leaf.written)  # type: ignore[union-attr]
+            leaf.grad._touch()  # type: ignore[union-attr]  # clipping writes into it
             p._touch()
             count = self._counts[i] = self._counts[i] + 1
             if tasks and tasks[-1][1] == start and tasks[-1][2] == count:
@@ -326,7 +327,7 @@ def _adopt(p: Parameter, view: Array, gradient: Array) -> None:
     if isinstance(p._node, Leaf):
         if p._node.grad is not None:
             gradient[...] = p._node.grad._data
-            p._node.grad = wrap(gradient, None, [0])
+            p._node.grad = wrap(gradient, None, p._node.written)
         p._node.buffer = gradient
 
 

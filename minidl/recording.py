@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from minidl import backend, random
-from minidl.errors import DeviceError, GradientError, MinidlError, ShapeError
+from minidl.errors import DeviceError, DtypeError, GradientError, MinidlError, ShapeError
 from minidl.graph import Leaf, Node, Parameter, Tensor, unwrap, wrap
 
 Place = Node | Leaf
-_OFF, _ON, _TRACED = 0, 1, 2
+_OFF, _ON, _TRACING = 0, 1, 2  # bits
 _recording: contextvars.ContextVar[int] = contextvars.ContextVar("minidl_recording", default=_ON)
 _replaying: contextvars.ContextVar[bool] = contextvars.ContextVar("minidl_replay", default=False)
 _SCALARS = frozenset({float, int, bool})
@@ -32,8 +32,8 @@ _OUT, _KEPT = -1, -2
 
 
 @contextmanager
-def _mode(value: int) -> Iterator[None]:
-    token = _recording.set(value)
+def _mode(clear: int, add: int) -> Iterator[None]:
+    token = _recording.set(_recording.get() & ~clear | add)
     try:
         yield
     finally:
@@ -42,23 +42,23 @@ def _mode(value: int) -> Iterator[None]:
 
 def no_grad():
     """Context (and decorator) in which nothing is recorded."""
-    return _mode(_OFF)
+    return _mode(_ON, _OFF)
 
 
 def enable_grad():
     """Context (and decorator) in which ops are recorded, also inside `no_grad`."""
-    return _mode(_ON)
+    return _mode(_OFF, _ON)
 
 
 def anomaly_mode():
     """Context that remembers where each op was called: a backward pass through such ops raises
     GradientError at the first gradient that is not finite, and names that place. Slow."""
-    return _mode(_TRACED)
+    return _mode(_OFF, _TRACING)
 
 
 def is_recording() -> bool:
     """True where ops on tensors that require a gradient are recorded."""
-    return _recording.get() != _OFF
+    return bool(_recording.get() & _ON)
 
 
 def replaying() -> bool:
@@ -338,9 +338,14 @@ class Primitive:
                 out = tuple(np.asarray(o) if isinstance(o, np.generic) else o for o in out)
             elif isinstance(out, np.generic):  # NumPy gives scalars where 0-d arrays belong
                 out = np.asarray(out)
+            elif not backend.is_array(out):
+                raise TypeError(
+                    f"{self.__name__}: expected an array, or a tuple of arrays, from its body, got "
+                    f"{type(out).__name__}"
+                )
         version = args[0]._version if self.view and isinstance(args[0], Tensor) else None
         mode = _recording.get() if wanted else _OFF
-        if mode == _OFF or not (several or out.dtype.kind == "f"):
+        if not mode & _ON or not (several or out.dtype.kind == "f"):
             parts = (wrap(o, None, version) for o in out) if several else None
             return wrap(out, None, version) if parts is None else tuple(parts)
         plan = self._plans.get(wanted)
@@ -499,6 +504,13 @@ def _agree(op: Primitive, args: Sequence, arrays: list) -> Sequence:
             device = next(backend.device_of(a) for a in arrays if backend.is_array(a))
             arrays[i] = changed[i] = Tensor(_array_of(op, value), device=device)._data
     kinds = [arrays[i].dtype for i in data if backend.is_array(arrays[i])]
+    if any(kind.kind not in "fiub" for kind in kinds) or any(
+        type(arrays[i]) is complex for i in data
+    ):
+        raise DtypeError(
+            f"{op.__name__}: expected real numbers or booleans, got "
+            f"{', '.join(str(getattr(arrays[i], 'dtype', type(arrays[i]).__name__)) for i in data)}"
+        )
     floating = [kind for kind in kinds if kind.kind == "f"]
     if floating:
         target = np.result_type(*floating)
@@ -549,7 +561,8 @@ def _explain(op: Primitive, arrays: Sequence, error: Exception) -> None:
             for name, array in zip(op.names, arrays, strict=False)
             if backend.is_array(array)
         ]
-        raise ShapeError(f"{op.__name__}: {error}; got {', '.join(shapes)}") from error
+        kind = ShapeError if "shape" in str(error) or "dimension" in str(error) else ValueError
+        raise kind(f"{op.__name__}: {error}; got {', '.join(shapes)}") from error
 
 
 def _refuse_mixed(op: Primitive, args: Sequence) -> None:

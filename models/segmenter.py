@@ -18,7 +18,7 @@ import numpy as np
 
 import minidl as md
 from minidl.data import pad
-from minidl.errors import ShapeError
+from minidl.errors import SerializationError, ShapeError
 from minidl.functional.losses import softmax_cross_entropy
 from minidl.layers import CRF, Conv1D, Dense, Dropout, Embedding, Layer
 
@@ -39,7 +39,7 @@ FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 def tags_of(words: Iterable[str]) -> list[int]:
     """One tag for each character of the words."""
     tags: list[int] = []
-    for word in words:
+    for word in filter(None, words):
         tags += [SINGLE] if len(word) == 1 else [BEGIN, *[MIDDLE] * (len(word) - 2), END]
     return tags
 
@@ -270,7 +270,11 @@ def load(path: str | os.PathLike) -> Segmenter:
     """The segmenter that `save` wrote to `path`, ready to `segment`."""
     contents = md.load(path)
     networks = {cls.__name__: cls for cls in (Segmenter, LargeSegmenter)}
-    network = contents["network"]
+    network = contents.get("network", {})
+    if network.get("name") not in networks:
+        raise SerializationError(
+            f"{os.fspath(path)}: expected what Segmenter.save wrote, got {sorted(contents)}"
+        )
     model = networks[network["name"]](
         Vocabulary(**contents["vocabulary"]), network["decoder"], network["size"]
     )

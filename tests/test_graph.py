@@ -222,3 +222,12 @@ def test_lists_of_tensors_are_refused_rather_than_detached():
 
 def test_format_of_one_element():
     assert f"{md.tensor(1.25):.1f}" == "1.2" and f"{md.tensor(1)}".startswith("tensor(1")
+
+
+def test_habits_from_elsewhere_get_the_mend():
+    x = md.tensor([1.0])
+    with pytest.raises(AttributeError, match=r"'view'; use x\.reshape"):
+        x.view(1, 1)
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
+        _ = x.nonsense
+    assert not hasattr(x, "numpy_")

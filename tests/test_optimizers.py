@@ -438,3 +438,15 @@ def test_an_optimizer_of_ones_own():
 
 def test_blocks_are_smaller_than_the_split():
     assert optimizers._BLOCK < optimizers._SPLIT
+
+
+def test_a_kept_gradient_that_was_overwritten_is_not_used():
+    p = md.Parameter([1.0, 2.0])
+    optimizer = md.optimizers.SGD([p], 0.1)
+    (p * p).sum().backward()
+    kept = p.grad
+    y = (kept * p).sum()
+    optimizer.zero_grad()
+    (p * 3).sum().backward()
+    with pytest.raises(GradientError, match="changed in place"):
+        md.grad(y, [p])

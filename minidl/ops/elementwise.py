@@ -330,14 +330,14 @@ def _(draw: Draw):
     return call(*_apart(draw))
 
 
-def clip(x: Array, lo: Any = None, hi: Any = None) -> Array:
-    """minimum(maximum(x, lo), hi), elementwise, broadcasting; None stands for no bound.
+def clip(x: Array, min: Any = None, max: Any = None) -> Array:
+    """minimum(maximum(x, min), max), elementwise, broadcasting; None stands for no bound.
 
     Differentiable in x and in either bound; at a tie x and the bound share the gradient equally.
     """
-    if lo is not None:
-        x = maximum(x, lo)
-    return x if hi is None else minimum(x, hi)
+    if min is not None:
+        x = maximum(x, min)
+    return x if max is None else minimum(x, max)
 
 
 @samples(clip)
