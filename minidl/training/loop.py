@@ -53,6 +53,8 @@ def fit(
     allocator: call `md.tune_allocator()`, which concerns the whole process and cannot be undone.
     verbose: show progress, unless `callbacks` has a ProgressBar.
 
+    The model is left in training mode: `model.eval()` before it is used.
+
     Ctrl-C ends the training after the step (or the validation) under way: callbacks get
     `on_interrupt`, a Checkpoint saves, and the history comes back with `interrupted` set. A second
     Ctrl-C stops at once.
@@ -176,6 +178,16 @@ class Run:
         self._save_to: list[str | os.PathLike] = []
         for callback in self.callbacks:
             callback.run = self
+        self._check()
+
+    def _check(self) -> None:
+        """ValueError for metrics of one name."""
+        names = ["loss", *(metric.name for metric in self.metrics)]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"fit: metrics: expected different names, none of them 'loss', got {names[1:]}; "
+                "pass name= to one"
+            )
 
     @property
     def batches(self) -> int | None:

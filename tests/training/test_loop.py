@@ -543,3 +543,11 @@ class TestCallbacks:
             **QUIET,
         )  # fmt: skip
         assert history["learning_rate"] == [0.1 / 4, 0.1 / 8]
+
+
+def test_metrics_of_one_name_are_refused():
+    model = Dense(1, input_size=2)
+    data = [(np.ones((2, 2), "float32"), np.ones((2, 1), "float32"))]
+    twice = [lambda t, y: y.mean(), lambda t, y: y.sum()]
+    with pytest.raises(ValueError, match="metrics: expected different names"):
+        md.fit(model, MeanSquaredError(), SGD(model), data, metrics=twice, verbose=False)
