@@ -1,5 +1,6 @@
 """The segmenter: tags, vocabulary, networks, and the identities that must hold for them."""
 
+from contextlib import ExitStack
 from itertools import pairwise, product
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 import minidl as md
 from minidl.errors import ShapeError
-from minidl.testing import check_gradients
+from minidl.testing import check_gradients, strict
 from models import segmenter
 from models.segmenter import (
     ALLOWED,
@@ -252,7 +253,6 @@ def segmentations(text):
 
 @pytest.mark.parametrize("network, decoder", NETWORKS)
 def test_a_training_step_never_waits_for_the_device(network, decoder):
-    strict = pytest.importorskip("minidl.testing.strict")
     model = make(network, decoder, "float32", "strict")
     ids, mask = batch(model)
     tags = md.tensor(gold(), device="strict")
@@ -266,6 +266,38 @@ def test_a_training_step_never_waits_for_the_device(network, decoder):
     step()
     with strict.forbid_sync():
         step()
+
+
+class Ban(md.callbacks.Callback):
+    """No waiting for the device from an epoch's first batch until its last step is done."""
+
+    def on_epoch_begin(self, epoch):
+        self.inside = ExitStack()
+        self.inside.enter_context(strict.forbid_sync())
+
+    def on_train_batch_end(self, batch, logs):
+        if batch == self.run.batches - 1:
+            self.inside.close()
+
+
+@pytest.mark.parametrize("network, decoder", NETWORKS)
+def test_the_whole_fit_loop_never_waits_for_the_device(network, decoder):
+    """Batching, placing, forward, backward, clipping, step and schedule; only the losses of an
+    epoch are read, once, at its end."""
+    model = make(network, decoder, "float32", "strict")
+    vocabulary = model.vocabulary
+    texts = [text for text in TEXTS if text]
+    tags = [np.array(tags_of([text]), np.int32) for text in texts]
+    batches = md.data.Batches([vocabulary.encode(text) for text in texts], tags, batch_size=2)
+    schedule = md.schedules.OneCycle(1e-3, 3 * len(batches))
+    optimizer = md.optimizers.Adam(model, schedule, global_clipnorm=1.0)
+    with strict.counting() as counts:
+        history = md.fit(
+            model, model.loss, optimizer, batches, epochs=3, callbacks=[Ban()], verbose=False,
+            allocator=False,
+        )  # fmt: skip
+    assert np.isfinite(history["loss"]).all() and optimizer.iterations == 3 * len(batches)
+    assert counts.synchronisations <= 3 * 2
 
 
 def test_wrong_arguments():
