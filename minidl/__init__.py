@@ -19,18 +19,14 @@ from minidl.autodiff import (
     anomaly_mode,
     enable_grad,
     grad,
-    hessian,
-    hvp,
-    jacobian,
-    jvp,
     no_grad,
     primitive,
     recompute,
     stop_gradient,
-    vjp,
 )
 from minidl.backend import default_dtype, device, threads, tune_allocator
 from minidl.creation import arange, eye, full, linspace, ones, zeros
+from minidl.derivatives import hessian, hvp, jacobian, jvp, vjp
 from minidl.graph import Parameter, Tensor, tensor
 from minidl.ops import *  # noqa: F403
 from minidl.random import seed

@@ -1,4 +1,4 @@
-"""Automatic differentiation: how gradients flow back, and the operators built on that.
+"""Automatic differentiation: how gradients flow back.
 
 Backward walks the recorded nodes from the latest to the earliest and calls the primitives' rules:
 on bare arrays normally; on Tensors, and so recorded again, under `create_graph=True`. Nothing is
@@ -34,9 +34,8 @@ from minidl.recording import (
 from minidl.samples import Draw, call, samples
 
 __all__ = [
-    "Draw", "Primitive", "anomaly_mode", "call", "enable_grad", "grad", "hessian", "hvp",
-    "is_recording", "jacobian", "jvp", "no_grad", "primitive", "recompute", "replay", "replaying",
-    "samples", "stop_gradient", "transfer", "vjp",
+    "Draw", "Primitive", "anomaly_mode", "call", "enable_grad", "grad", "is_recording", "no_grad",
+    "primitive", "recompute", "replay", "replaying", "samples", "stop_gradient", "transfer",
 ]  # fmt: skip
 
 # --- Backward -------------------------------------------------------------------------------------
@@ -94,10 +93,7 @@ def _propagate(
             if boundary or not any(parent in leading for parent in place.parents):  # type: ignore[operator]
                 continue
         if place.saved is None:
-            raise GradientError(
-                f"{place.op.__name__ if place.op else 'backward'}: backward a second time through "
-                "a graph that is freed; keep it with retain_graph=True the first time"
-            )
+            _refuse_freed(place)
         if place.op is None:  # one output of several: put g in its slot of the op's gradients
             parent = place.parents[0]
             if parent not in pending:
@@ -113,10 +109,7 @@ def _propagate(
                 try:
                     differs = answer.shape != parent.shape or answer.dtype != parent.dtype
                 except AttributeError:
-                    raise GradientError(
-                        f"{place.op.__name__}: the rule of {name} returned "
-                        f"{type(answer).__name__}; expected what ops and operators on g give"
-                    ) from None
+                    _refuse_answer(place.op, name, answer)
                 if differs:
                     answer = _mend(answer, parent, place.op, name)
                 if place.trace is not None:
@@ -142,6 +135,20 @@ def _propagate(
                 owned.discard(leaf)
             collected[leaf] = (g, leaf in owned)
     return collected
+
+
+def _refuse_freed(node: Node) -> None:
+    raise GradientError(
+        f"{node.op.__name__ if node.op else 'backward'}: backward a second time through a graph "
+        "that is freed; keep it with retain_graph=True the first time"
+    )
+
+
+def _refuse_answer(op: Any, name: str, answer: Any) -> None:
+    raise GradientError(
+        f"{op.__name__}: the rule of {name} returned {type(answer).__name__}; expected what ops "
+        "and operators on g give"
+    )
 
 
 def _fill(node: Node, slots: list, create_graph: bool) -> tuple:
@@ -275,7 +282,7 @@ def _backward(self: Tensor, gradient: Any = None, retain_graph: bool = False) ->
         raise GradientError(
             "backward: the tensor does not depend on one made with requires_grad=True"
         )
-    g = _seed(self, gradient, "backward")
+    g = seed_of(self, gradient, "backward")
     found = _propagate({self._node: g._data}, None, False, retain_graph)
     with _deposit_lock:
         for leaf, (value, own) in found.items():
@@ -285,7 +292,7 @@ def _backward(self: Tensor, gradient: Any = None, retain_graph: bool = False) ->
 Tensor.backward = _backward  # type: ignore[attr-defined]
 
 
-def _seed(output: Tensor, gradient: Any, who: str) -> Tensor:
+def seed_of(output: Tensor, gradient: Any, who: str) -> Tensor:
     if gradient is None:
         data = output._data
         if data.size != 1:
@@ -304,9 +311,6 @@ def _seed(output: Tensor, gradient: Any, who: str) -> Tensor:
     if gradient.dtype != output.dtype:
         gradient = gradient.astype(output.dtype)
     return gradient
-
-
-# --- Differential operators -----------------------------------------------------------------------
 
 
 def grad(
@@ -347,7 +351,7 @@ def grad(
     with enable_grad():  # for create_graph; rules on bare arrays record nothing anyway
         seeds: dict[Place, Any] = {}
         for output, weight in zip(outputs, grad_outputs, strict=True):
-            seed = _seed(output, weight, "grad")
+            seed = seed_of(output, weight, "grad")
             if output._node is not None:
                 g = seed if create_graph else seed._data
                 before = seeds.get(output._node)
@@ -368,152 +372,15 @@ def _result(i: int, x: Tensor, found: dict, create_graph: bool, allow_unused: bo
     return gradient if create_graph else wrap(_copy(gradient), None, None)
 
 
-def _variables(xs: Sequence) -> list[Tensor]:
-    """Tensors of their own graph places, joined to the graph of those that had one."""
-    joined = []
-    for x in xs:
-        if isinstance(x, Tensor) and x._node is not None and is_recording():
-            joined.append(_identity(x))
-        else:
-            new = wrap(x._data, None, x._version) if isinstance(x, Tensor) else Tensor(x)
-            new.requires_grad = True
-            joined.append(new)
-    return joined
-
-
-def _gradients(ys: Sequence, xs: Sequence, weights: Sequence, create_graph: bool) -> list[Tensor]:
-    """As `grad`, the graph kept, zeros where an output does not depend on an input."""
-    pairs = [(y, w) for y, w in zip(ys, weights, strict=True) if y._node is not None]
-    found: list = [None] * len(xs)
-    if pairs:
-        outputs, chosen = zip(*pairs, strict=True)
-        found = grad(list(outputs), xs, list(chosen), create_graph, True, allow_unused=True)
-    return [
-        wrap(backend.namespace(x._data).zeros_like(x._data), None, None) if g is None else g
-        for g, x in zip(found, xs, strict=True)
-    ]
-
-
-def _tracked(values: Sequence, outputs: Sequence, inputs: Sequence) -> bool:
-    """True where a derivative of `outputs` may itself be differentiated: by a tensor among `values`
-    or by one that the function of `inputs` has taken from outside, such as a parameter."""
-    if any(isinstance(v, Tensor) and v._node is not None for v in values):
-        return True
-    seen = {x._node for x in inputs if x._node.__class__ is Leaf}
-    stack = [y._node for y in outputs if y._node is not None and y._node not in seen]
-    while stack:
-        place = stack.pop()
-        if place.__class__ is Leaf:
-            return True
-        for parent in place.parents:
-            if parent is not None and parent not in seen:
-                seen.add(parent)
-                stack.append(parent)
-    return False
-
-
-def _as_list(value: Any) -> list:
-    return list(value) if _several(value) else [value]
-
-
-def _as(outputs: Any, values: Sequence) -> Any:
-    """`values` in the kind of tuple or list that `outputs` is."""
-    return outputs._make(values) if hasattr(outputs, "_make") else type(outputs)(values)
-
-
-def _several(value: Any) -> bool:
-    """True for a tuple or list of values; one of numbers is a vector, and so one value."""
-    if not isinstance(value, (tuple, list)):
-        return False
-    return not (value and all(isinstance(item, (int, float)) for item in value))
-
-
-def vjp(f: Callable, *xs: Any) -> tuple[Any, Callable]:
-    """(f(*xs), pullback): pullback(v) gives, as a tuple, the product of v and f's Jacobian by each
-    of `xs`; it may be called again, and is itself differentiable in v."""
-    with enable_grad():
-        inputs = _variables(xs)
-        outputs = f(*inputs)
-
-    def pullback(*weights: Any) -> tuple[Tensor, ...]:
-        if len(weights) == 1 and isinstance(weights[0], (tuple, list)):
-            weights = tuple(weights[0])
-        listed = _as_list(outputs)
-        create_graph = is_recording() and _tracked((*weights, *xs), listed, inputs)
-        return tuple(_gradients(listed, inputs, weights, create_graph))
-
-    return outputs, pullback
-
-
-def jvp(f: Callable, xs: Any, vs: Any) -> tuple[Any, Any]:
-    """(f(*xs), the derivative of f at `xs` along `vs`), by two reverse passes: the pullback is
-    linear in its argument, and its own pullback is the derivative wanted."""
-    recording = is_recording()
-    with enable_grad():
-        inputs = _variables(_as_list(xs))
-        outputs = f(*inputs)
-        listed = _as_list(outputs)
-        dummies = [Tensor(np.zeros(y.shape), True, y.dtype, y.device) for y in listed]
-        pulled = _gradients(listed, inputs, dummies, create_graph=True)
-        tangents = [_seed(x, v, "jvp") for x, v in zip(inputs, _as_list(vs), strict=True)]
-        create_graph = recording and _tracked((*_as_list(xs), *tangents), listed, inputs)
-        pushed = _gradients(pulled, dummies, tangents, create_graph)
-    return outputs, _as(outputs, pushed) if isinstance(outputs, (tuple, list)) else pushed[0]
-
-
-def hvp(f: Callable, x: Any, v: Any) -> Any:
-    """The Hessian of the scalar function `f` at `x`, times `v`; lists of both for several."""
-    recording = is_recording()
-    with enable_grad():
-        inputs = _variables(_as_list(x))
-        output = f(*inputs)
-        first = _gradients([output], inputs, [None], create_graph=True)
-        weights = [_seed(g, w, "hvp") for g, w in zip(first, _as_list(v), strict=True)]
-        create_graph = recording and _tracked((*_as_list(x), *weights), [output], inputs)
-        second = _gradients(first, inputs, weights, create_graph)
-    return second if _several(x) else second[0]
-
-
-def _rows(y: Tensor, x: Tensor, create_graph: bool) -> Tensor:
-    """The Jacobian of y by x, of shape y.shape + x.shape, one backward pass a row."""
-    from minidl.ops import reshape, stack
-
-    xp = backend.namespace(y._data)
-    if not y.size:
-        return wrap(xp.zeros(y.shape + x.shape, x.dtype), None, None)
-    basis = xp.eye(y.size, dtype=y.dtype).reshape((y.size, *y.shape))
-    rows = [_gradients([y], [x], [wrap(u, None, None)], create_graph)[0] for u in basis]
-    return reshape(stack(rows), y.shape + x.shape)
-
-
-def jacobian(f: Callable, x: Any) -> Tensor:
-    """The Jacobian of `f` at `x`, of shape f(x).shape + x.shape."""
-    recording = is_recording()
-    with enable_grad():
-        (variable,) = _variables([x])
-        y = f(variable)
-        return _rows(y, variable, recording and _tracked([x], [y], [variable]))
-
-
-def hessian(f: Callable, x: Any) -> Tensor:
-    """The Hessian of the scalar function `f` at `x`, of shape x.shape + x.shape."""
-    recording = is_recording()
-    with enable_grad():
-        (variable,) = _variables([x])
-        y = f(variable)
-        (first,) = _gradients([y], [variable], [None], create_graph=True)
-        return _rows(first, variable, recording and _tracked([x], [y], [variable]))
-
-
 # --- Ops of the engine's own ----------------------------------------------------------------------
 
 
 @primitive(view=True)
-def _identity(x):
+def identity(x):
     return x
 
 
-_identity.defvjp(x=lambda g: g)
+identity.defvjp(x=lambda g: g)
 
 
 def stop_gradient(x: Any) -> Any:
@@ -571,6 +438,22 @@ def _versions(values: Iterable) -> list:
     return found
 
 
+def as_list(value: Any) -> list:
+    return list(value) if several(value) else [value]
+
+
+def as_kind(outputs: Any, values: Sequence) -> Any:
+    """`values` in the kind of tuple or list that `outputs` is."""
+    return outputs._make(values) if hasattr(outputs, "_make") else type(outputs)(values)
+
+
+def several(value: Any) -> bool:
+    """True for a tuple or list of values; one of numbers is a vector, and so one value."""
+    if not isinstance(value, (tuple, list)):
+        return False
+    return not (value and all(isinstance(item, (int, float)) for item in value))
+
+
 def recompute(f: Callable, *xs: Any) -> Any:
     """f(*xs), keeping nothing that f computes: backward runs f again (time for memory).
 
@@ -581,7 +464,7 @@ def recompute(f: Callable, *xs: Any) -> Any:
         return f(*xs)
     state, start = random.generator().state(), Node(None, 0, (), (), (), None).order
     outputs = f(*xs)
-    listed = _as_list(outputs)
+    listed = as_list(outputs)
     if not all(isinstance(y, Tensor) for y in listed):
         raise TypeError(
             "recompute: f: expected a Tensor or a tuple or list of them, got "
@@ -615,6 +498,6 @@ def recompute(f: Callable, *xs: Any) -> Any:
         parts = outputs_of(node, arrays)
         for part, y in zip(parts, listed, strict=True):
             part._version = y._version  # of a view
-        return _as(outputs, parts)
+        return as_kind(outputs, parts)
     node.shape, node.dtype = arrays[0].shape, arrays[0].dtype
     return wrap(arrays[0], node, outputs._version)

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from minidl import backend, random
-from minidl.errors import DeviceError, DtypeError, GradientError, MinidlError, ShapeError
+from minidl.arguments import agree, array_of, explain, positional, refuse_constant, refuse_mixed
+from minidl.errors import GradientError
 from minidl.graph import Leaf, Node, Parameter, Tensor, unwrap, wrap
 
 Place = Node | Leaf
@@ -157,7 +158,7 @@ class Primitive:
     def __init__(self, body: Callable, view: bool, floats: bool, residuals: bool) -> None:
         update_wrapper(self, body)
         self.function = body
-        self.body = _positional(body)
+        self.body = positional(body)
         self.view = view
         self.floats = floats
         self.residuals = residuals
@@ -219,11 +220,11 @@ class Primitive:
         if kwargs and any(isinstance(arg, Tensor) for arg in kwargs.values()):
             return self.apply(args, kwargs)
         if args and args[0].__class__ is list and self._bits[0] and not self.variadic:
-            args = (_array_of(self, args[0]), *args[1:])
+            args = (array_of(self, args[0]), *args[1:])
         try:
             out = self.function(*args, **kwargs)
         except TypeError:
-            _refuse_mixed(self, args)
+            refuse_mixed(self, args)
             raise
         return out[0] if self.residuals else out
 
@@ -270,7 +271,7 @@ class Primitive:
                 try:
                     result = self.body(a, b)
                 except ValueError as error:
-                    _explain(self, [a, b], error)
+                    explain(self, [a, b], error)
                     raise
                 return self._record(args, (p, q), wanted, result)
         if self.variadic:
@@ -288,18 +289,18 @@ class Primitive:
                         wanted |= bit
                     parents.append(node)
                 elif arg._node is not None and self.differentiable:
-                    _refuse_constant(self, self.names[len(arrays)])
+                    refuse_constant(self, self.names[len(arrays)])
                 arrays.append(arg._data)
             else:
                 if bit:
                     parents.append(None)
                 arrays.append(arg)
         if not self._agrees(arrays):
-            args = _agree(self, args, arrays)
+            args = agree(self, args, arrays)
         try:
             result = self.body(*arrays)
         except (TypeError, ValueError) as error:
-            _explain(self, arrays, error)
+            explain(self, arrays, error)
             raise
         return self._record(args, tuple(parents), wanted, result)
 
@@ -307,7 +308,7 @@ class Primitive:
         """As `apply` for `def op(*arrays, option=...)`: every positional argument is data."""
         arrays = [unwrap(arg) for arg in args]
         parents = tuple(arg._node if isinstance(arg, Tensor) else None for arg in args)
-        args = _agree(self, args, arrays)
+        args = agree(self, args, arrays)
         options = [kwargs.get(name, self.defaults.get(name)) for name in self.names[1:]]
         result = self.body(*arrays, **kwargs)
         wanted = 1 if any(parent is not None for parent in parents) else 0
@@ -483,98 +484,6 @@ def _metadata(value: Any, attribute: str) -> Any:
     if isinstance(value, tuple):
         return tuple(_metadata(item, attribute) for item in value)
     return () if attribute == "shape" else np.result_type(type(value))
-
-
-def _agree(op: Primitive, args: Sequence, arrays: list) -> Sequence:
-    """Refuse arrays of several devices; bring the data to one kind of number, in `arrays`.
-
-    Integers beside float32 become float32 (NumPy would make float64 of the two), integers alone
-    become the default float where the op gives floats; NumPy's scalars count as Python's, and a
-    list as an array. Returns the arguments so changed.
-    """
-    _refuse_mixed(op, arrays)
-    bits = (1,) * len(arrays) if op.variadic else op._bits
-    data = [i for i, bit in enumerate(bits) if bit]
-    changed = list(args)
-    for i in data:
-        value = arrays[i]
-        if isinstance(value, np.generic):
-            arrays[i] = changed[i] = value.item()
-        elif isinstance(value, (list, tuple)):
-            device = next(backend.device_of(a) for a in arrays if backend.is_array(a))
-            arrays[i] = changed[i] = Tensor(_array_of(op, value), device=device)._data
-    kinds = [arrays[i].dtype for i in data if backend.is_array(arrays[i])]
-    if any(kind.kind not in "fiub" for kind in kinds) or any(
-        type(arrays[i]) is complex for i in data
-    ):
-        raise DtypeError(
-            f"{op.__name__}: expected real numbers or booleans, got "
-            f"{', '.join(str(getattr(arrays[i], 'dtype', type(arrays[i]).__name__)) for i in data)}"
-        )
-    floating = [kind for kind in kinds if kind.kind == "f"]
-    if floating:
-        target = np.result_type(*floating)
-    elif op.floats or any(type(arrays[i]) is float for i in data):
-        target = backend.current_dtype()
-    else:
-        return changed
-    for i in data:
-        if backend.is_array(arrays[i]) and arrays[i].dtype.kind in "iub":
-            arrays[i] = changed[i] = arrays[i].astype(target)
-    return changed
-
-
-def _positional(body: Callable) -> Callable:
-    """`body`, taking its keyword-only parameters by position too (unless it is variadic)."""
-    parameters = inspect.signature(body).parameters.values()
-    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-    if not names or any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return body
-    count = len(parameters) - len(names)
-    return lambda *args: body(*args[:count], **dict(zip(names, args[count:], strict=True)))
-
-
-def _array_of(op: Primitive, values: Sequence) -> np.ndarray:
-    """A nested list of numbers as an array, floats in the default dtype."""
-    if any(isinstance(item, Tensor) for item in values):
-        raise TypeError(
-            f"{op.__name__}: expected a Tensor, an array or a list of numbers, got a list of "
-            "Tensors; join them with md.stack"
-        )
-    array = np.asarray(values)
-    return array.astype(backend.current_dtype()) if array.dtype == np.float64 else array
-
-
-def _refuse_constant(op: Primitive, name: str) -> None:
-    raise GradientError(
-        f"{op.__name__}: {name} has no derivative here, but the tensor given requires a gradient; "
-        "pass x.detach()"
-    )
-
-
-def _explain(op: Primitive, arrays: Sequence, error: Exception) -> None:
-    """Raise an error that names op and arguments for one of NumPy's about devices or shapes."""
-    _refuse_mixed(op, arrays)
-    if isinstance(error, ValueError) and not isinstance(error, MinidlError):
-        shapes = [
-            f"{name} of shape {array.shape}"
-            for name, array in zip(op.names, arrays, strict=False)
-            if backend.is_array(array)
-        ]
-        kind = ShapeError if "shape" in str(error) or "dimension" in str(error) else ValueError
-        raise kind(f"{op.__name__}: {error}; got {', '.join(shapes)}") from error
-
-
-def _refuse_mixed(op: Primitive, args: Sequence) -> None:
-    """DeviceError if the arrays among `args` live on several devices."""
-    names = op.names[:1] * len(args) if op.variadic else op.names
-    arrays = [(name, unwrap(arg)) for name, arg in zip(names, args, strict=False)]
-    places = [(name, backend.device_of(a)) for name, a in arrays if backend.is_array(a)]
-    if len({device for _, device in places}) > 1:
-        listed = ", ".join(f"{name} on {device}" for name, device in places)
-        raise DeviceError(
-            f"{op.__name__}: expected arrays of one device, got {listed}; move with x.to(device)"
-        )
 
 
 def primitive(

@@ -32,8 +32,9 @@ import numpy as np
 
 from minidl import ops
 from minidl import random as md_random
-from minidl.autodiff import primitive, vjp
+from minidl.autodiff import primitive
 from minidl.backend import Array, device_of, is_array, namespace, to_device
+from minidl.derivatives import vjp
 from minidl.errors import DtypeError, ShapeError
 from minidl.functional.semirings import ENTROPY, LOG, MAX, Semiring, full, k_best, or_zeros, scan
 from minidl.graph import Tensor, unwrap
