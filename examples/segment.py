@@ -165,7 +165,11 @@ class Experiment:
         print(f"\n{network.__name__} with {name}: {size:,} parameters")
         path = self.checkpoint(name)
         settings = {"seed": options.seed, "epochs": options.epochs, "large": options.large}
-        settings |= {"data": self.parts.name, "quick": options.quick, "text": self.fingerprint()}
+        settings |= {
+            "data": self.parts.name,
+            "quick": options.quick,
+            "training text": self.fingerprint(),
+        }
         start = time.perf_counter()
         self.histories[name] = md.fit(
             model,

@@ -34,3 +34,21 @@ from minidl.serialization import load, save
 from minidl.training import History, evaluate, fit
 
 __version__ = "0.1.0"
+
+_HABITS = {  # what users of PyTorch look for here
+    "cat": "md.concatenate",
+    "randn": "md.tensor(md.random.generator().normal(shape))",
+    "rand": "md.tensor(md.random.generator().uniform(0, 1, shape))",
+    "manual_seed": "md.seed",
+    "nn": "md.layers, md.losses and minidl.functional",
+    "optim": "md.optimizers",
+    "from_numpy": "md.tensor",
+    "clamp": "md.clip",
+    "unsqueeze": "md.expand_dims",
+    "permute": "md.transpose",
+}
+
+
+def __getattr__(name: str) -> object:
+    mend = f"; use {_HABITS[name]}" if name in _HABITS else ""
+    raise AttributeError(f"module 'minidl' has no attribute {name!r}{mend}")

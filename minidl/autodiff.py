@@ -280,7 +280,8 @@ def _backward(self: Tensor, gradient: Any = None, retain_graph: bool = False) ->
     """
     if self._node is None:
         raise GradientError(
-            "backward: the tensor does not depend on one made with requires_grad=True"
+            "backward: the tensor does not depend on one made with requires_grad=True, or was "
+            "computed unrecorded (in no_grad, or by an op without a rule)"
         )
     g = seed_of(self, gradient, "backward")
     found = _propagate({self._node: g._data}, None, False, retain_graph)

@@ -69,7 +69,7 @@ def _load_cupy() -> ModuleType:
         import cupy
     except ImportError as error:
         raise DeviceError(
-            "device 'gpu' needs CuPy: pip install 'minidl[gpu]' (CUDA 13) or 'minidl[gpu-cuda12]'"
+            "device 'gpu' needs CuPy: pip install -e '.[gpu]' (CUDA 13) or '.[gpu-cuda12]'"
         ) from error
     if cupy.ndarray not in _owners:
 

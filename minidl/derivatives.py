@@ -34,6 +34,9 @@ def _variables(xs: Sequence) -> list[Tensor]:
 
 def _gradients(ys: Sequence, xs: Sequence, weights: Sequence, create_graph: bool) -> list[Tensor]:
     """As `grad`, the graph kept, zeros where an output does not depend on an input."""
+    for y in ys:
+        if not isinstance(y, Tensor):
+            raise TypeError(f"expected a function that returns a Tensor, got {type(y).__name__}")
     pairs = [(y, w) for y, w in zip(ys, weights, strict=True) if y._node is not None]
     found: list = [None] * len(xs)
     if pairs:

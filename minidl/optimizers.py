@@ -53,7 +53,15 @@ class Optimizer:
         learning_rate: float | Callable[[int], float],
         global_clipnorm: float | None = None,
         clipvalue: float | None = None,
+        **unknown: Any,
     ) -> None:
+        if unknown:
+            mend = {"lr": "learning_rate", "betas": "beta_1 and beta_2", "eps": "epsilon"}
+            name = min(unknown)
+            raise TypeError(
+                f"{type(self).__name__}: unexpected argument {name!r}"
+                + (f"; use {mend[name]}" if name in mend else "")
+            )
         if isinstance(parameters, Layer):
             parameters = parameters.parameters()
         self.parameters = list({id(p): p for p in parameters}.values())

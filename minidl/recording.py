@@ -89,7 +89,10 @@ class Rule:
         self.function = function
         self.names = tuple(inspect.signature(function).parameters)
         if self.names[:1] != ("g",):
-            raise TypeError(f"{primitive.__name__}: a rule's first parameter must be g")
+            raise TypeError(
+                f"{primitive.__name__}: a rule's first parameter is the incoming gradient, g; got "
+                f"({', '.join(self.names)})"
+            )
         for name in self.names[1:]:
             base = name.removesuffix("_shape").removesuffix("_dtype")
             if base not in primitive.names and base not in ("out", "kept", "needs"):
@@ -246,7 +249,11 @@ class Primitive:
             else:
                 raise TypeError(f"{self.__name__}: missing argument {name!r}")
         if kwargs:
-            raise TypeError(f"{self.__name__}: unexpected or repeated argument {min(kwargs)!r}")
+            name = min(kwargs)
+            mend = {"dim": "; use axis", "keepdim": "; use keepdims", "out": "; use md's function"}
+            raise TypeError(
+                f"{self.__name__}: unexpected or repeated argument {name!r}{mend.get(name, '')}"
+            )
         return bound
 
     def apply(self, args: Sequence, kwargs: dict) -> Any:

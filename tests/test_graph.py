@@ -230,4 +230,8 @@ def test_habits_from_elsewhere_get_the_mend():
         x.view(1, 1)
     with pytest.raises(AttributeError, match=r"no attribute 'nonsense'$"):
         _ = x.nonsense
-    assert not hasattr(x, "numpy_")
+    assert not hasattr(x, "numpy_") and not hasattr(md, "nonsense")
+    with pytest.raises(AttributeError, match=r"use md\.concatenate"):
+        _ = md.cat
+    with pytest.raises(TypeError, match="'dim'; use axis"):
+        x.sum(dim=0)

@@ -450,3 +450,8 @@ def test_a_kept_gradient_that_was_overwritten_is_not_used():
     (p * 3).sum().backward()
     with pytest.raises(GradientError, match="changed in place"):
         md.grad(y, [p])
+
+
+def test_pytorchs_names_get_the_mend():
+    with pytest.raises(TypeError, match="Adam: unexpected argument 'lr'; use learning_rate"):
+        md.optimizers.Adam([md.Parameter([1.0])], lr=0.1)

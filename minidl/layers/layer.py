@@ -348,6 +348,11 @@ def _marking_built(build: Callable) -> Callable:
 def _members(name: str, value: Any) -> Iterator[tuple[str, Parameter | Layer]]:
     if isinstance(value, (Parameter, Layer)):
         yield name, value
+    elif isinstance(value, Tensor) and isinstance(value._node, Leaf):
+        raise TypeError(
+            f"{name}: a layer trains Parameters, got a Tensor that requires a gradient; make it "
+            "with self.add_weight(shape) or md.Parameter(array)"
+        )
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from _members(_join(name, str(i)), item)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STEPS = (1e-3, 1e-4, 1e-5)
+STEPS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+_WIDE, _NARROW = 1e-4, 1e-5  # steps to look for a kink: wider than the last of those above, so that
+# a kink is either farther than a step that agrees, or near enough to be seen
 _EPSILON = float(np.finfo(np.float64).eps)
 
 Phi = Callable[[float], float]
@@ -68,15 +70,15 @@ def kink(phi: Phi, tolerance: Tolerance) -> tuple[float, float] | None:
     Where phi is smooth the two slopes approach each other as the step shrinks (as step^2); at a
     kink they stay apart.
     """
-    wide_left, wide_right = one_sided(phi, STEPS[-2])
-    left, right = one_sided(phi, STEPS[-1])
+    wide_left, wide_right = one_sided(phi, _WIDE)
+    left, right = one_sided(phi, _NARROW)
     jump = abs(right - left)
-    if jump > 0.5 * abs(wide_right - wide_left) and jump > 100 * tolerance.at(STEPS[-1]):
+    if jump > 0.5 * abs(wide_right - wide_left) and jump > 100 * tolerance.at(_NARROW):
         return min(left, right), max(left, right)
     return None
 
 
 def within(slope: float, sides: tuple[float, float] | None, tolerance: Tolerance) -> bool:
     """Whether `slope` is one that a kink with these slopes on its sides allows."""
-    slack = 100 * tolerance.at(STEPS[-1])
+    slack = 100 * tolerance.at(_NARROW)
     return sides is not None and sides[0] - slack <= slope <= sides[1] + slack

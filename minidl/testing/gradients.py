@@ -68,6 +68,11 @@ def check_gradients(
     ['x[0]: slopes ...']
     """
     problem = make_problem(f, inputs, {}, parameters, device)
+    if not problem.point:
+        raise TypeError(
+            f"check_gradients: {problem.name} has nothing to differentiate by: expected a floating "
+            "input (integers are constants), a layer, or parameters="
+        )
     return _run(problem, order, directions, Tolerance(rtol, atol, 0.0, 0.0), seed, dtypes)
 
 

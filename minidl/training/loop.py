@@ -112,6 +112,11 @@ def forward(model: Layer, loss: Callable | None, batch: Batch) -> tuple[Tensor, 
     total = terms[0]
     for term in terms[1:]:
         total = total + term
+    if not isinstance(total, Tensor):
+        raise TypeError(
+            f"fit: loss: expected a Tensor, got {type(total).__name__}, which has no gradient; "
+            "compute it with minidl's ops"
+        )
     if np.shape(total) != ():
         raise ShapeError(f"fit: loss: expected a scalar, got {np.shape(total)}; take its mean")
     return total, output
@@ -168,6 +173,7 @@ class Run:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.train, self.validation, self.epochs = train, validation, epochs
         self.callbacks = list(callbacks)
+        self.given = metrics
         self.metrics = [as_metric(metric) for metric in metrics]
         self.read_every = read_every
         self.history = History()
@@ -181,7 +187,18 @@ class Run:
         self._check()
 
     def _check(self) -> None:
-        """ValueError for metrics of one name."""
+        """TypeError and ValueError for what cannot be trained with."""
+        for name, value, mend in (
+            ("loss", self.loss, "md.losses.MeanSquaredError() or any function (targets, output)"),
+            *(("metrics", m, "md.metrics or functions of (targets, output)") for m in self.given),
+        ):
+            if value is not None and not callable(value) and not isinstance(value, Metric):
+                raise TypeError(f"fit: {name}: expected {mend}, got {value!r}")
+        if not hasattr(self.optimizer, "zero_grad"):
+            raise TypeError(
+                "fit: optimizer: expected one such as md.optimizers.Adam(model), got "
+                f"{self.optimizer!r}"
+            )
         names = ["loss", *(metric.name for metric in self.metrics)]
         if len(set(names)) < len(names):
             raise ValueError(

@@ -361,3 +361,10 @@ class TestLooking:
             "    (0): Dropout(rate=0.5)\n  )\n)"
         )
         assert repr(Dense(2, activation=md.tanh)) == "Dense(units=2, activation='tanh')"
+
+
+def test_a_tensor_that_requires_a_gradient_is_no_parameter():
+    layer = md.layers.Dense(1, input_size=1)
+    layer.scale = md.tensor([1.0], requires_grad=True)
+    with pytest.raises(TypeError, match="scale: a layer trains Parameters"):
+        layer.parameters()

@@ -551,3 +551,20 @@ def test_metrics_of_one_name_are_refused():
     twice = [lambda t, y: y.mean(), lambda t, y: y.sum()]
     with pytest.raises(ValueError, match="metrics: expected different names"):
         md.fit(model, MeanSquaredError(), SGD(model), data, metrics=twice, verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"loss": "mse"}, "loss: expected md"),
+        ({"optimizer": "adam"}, "optimizer: expected one such as"),
+        ({"metrics": ["accuracy"]}, "metrics: expected md"),
+        ({"loss": lambda t, y: 1.0}, "loss: expected a Tensor, got float"),
+    ],
+)
+def test_what_fit_does_not_take(changed, message):
+    model = Dense(1, input_size=2)
+    data = [(np.ones((2, 2), "float32"), np.ones((2, 1), "float32"))]
+    given = {"loss": MeanSquaredError(), "optimizer": SGD(model), "train": data} | changed
+    with pytest.raises(TypeError, match=message):
+        md.fit(model, **given, verbose=False)
