@@ -430,6 +430,8 @@ def bind(ops: Any) -> None:
         return lambda self, other: op(self, other)
 
     def reflected(op: Callable) -> Callable:
+        if hasattr(op, "apply"):
+            return lambda self, other: op.apply((other, self), {})
         return lambda self, other: op(other, self)
 
     for name, op in OPERATORS.items():

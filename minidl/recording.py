@@ -270,10 +270,13 @@ class Primitive:
             x, y = args
             a, p = (x._data, x._node) if isinstance(x, Tensor) else (x, None)
             b, q = (y._data, y._node) if isinstance(y, Tensor) else (y, None)
-            if (
-                a.dtype is b.dtype if a.__class__ is b.__class__ else
-                b.__class__ in _SCALARS and a.dtype.kind == "f"
-            ):  # fmt: skip
+            if a.__class__ is b.__class__:
+                fits = a.dtype is b.dtype
+            elif b.__class__ in _SCALARS:
+                fits = a.dtype.kind == "f"
+            else:
+                fits = a.__class__ in _SCALARS and b.dtype.kind == "f"
+            if fits:
                 wanted = (p is not None) + 2 * (q is not None)
                 try:
                     result = self.body(a, b)
