@@ -41,3 +41,12 @@ def test_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text("utf-8")):
             if "://" not in target:
                 assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_reference_lists_every_op_and_layer():
+    import minidl as md
+
+    text = (ROOT / "docs" / "reference.md").read_text("utf-8")
+    listed = set(re.findall(r"`(\w+)`", text.split("## Ops")[1].split("## Training")[0]))
+    assert listed == set(md.ops.__all__) | {"getitem"}
+    assert set(md.layers.__all__) - {"Parameter"} <= set(re.findall(r"`(\w+)`", text))
