@@ -234,7 +234,7 @@ def _characters(axes, text: str, tags: str | None = None) -> None:
 
 def _matrix(axes, transitions: np.ndarray, allowed: np.ndarray, tags: str) -> None:
     shown = np.where(allowed, transitions, np.nan)
-    limit = float(np.nanmax(np.abs(shown))) or 1.0
+    limit = max(1.0, float(np.nanmax(np.abs(shown))))  # so that small scores look small
     axes.imshow(shown, cmap="RdYlGn", vmin=-limit, vmax=limit)
     for i, j in np.ndindex(*transitions.shape):
         score, style = transitions[i, j], {"ha": "center", "va": "center"}
