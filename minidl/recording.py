@@ -167,6 +167,11 @@ class Primitive:
         self.residuals = residuals
         parameters = inspect.signature(body).parameters.values()
         self.names = tuple(p.name for p in parameters)
+        if taken := {"g", "out", "kept", "needs"} & set(self.names):
+            raise TypeError(
+                f"{self.__name__}: an op's parameter cannot be called {min(taken)!r}: in rules "
+                "that means another thing; rename it"
+            )
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         self._required = len(self.names) - len(self.defaults)

@@ -16,7 +16,7 @@ import minidl as md
 hypothesis.settings.register_profile(
     "person", max_examples=6, derandomize=True, database=None, deadline=None
 )
-hypothesis.settings.register_profile("ci", max_examples=40, deadline=None, print_blob=True)
+hypothesis.settings.register_profile("ci", max_examples=150, deadline=None, print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "person"))
 
 

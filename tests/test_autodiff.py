@@ -287,6 +287,8 @@ def test_wrong_arguments():
         md.primitive(lambda x: x).defvjp(x=lambda g, w: g)
     with pytest.raises(TypeError, match="first parameter"):
         md.primitive(lambda x: x).defvjp(x=lambda x: x)
+    with pytest.raises(TypeError, match="cannot be called 'out'"):
+        md.primitive(lambda x, out: x)
     with pytest.raises(TypeError, match="expected rules for"):
         md.primitive(lambda x: x).defvjp(z=lambda g: g)
 

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.autodiff import Draw, call, primitive, samples
+from minidl.autodiff import Draw, call, primitive, samples, stop_gradient
 from minidl.backend import in_two, namespace
 from minidl.errors import ShapeError
 from minidl.graph import unwrap
 from minidl.ops.activations import relu
+from minidl.ops.elementwise import halves
 from minidl.ops.joining import concatenate, pad
 from minidl.ops.products import SPLIT, matmul
 from minidl.ops.shape import count_of, reshape, shape_of
@@ -344,8 +345,27 @@ def _sum_steps(g: Any) -> Any:
     return matmul(ones, reshape(g, (rows, g.shape[2])))
 
 
+@primitive
+def _gate(x, y):
+    """x where `y` is positive, else 0: what relu's derivative does to a gradient, in two halves."""
+
+    def gate(x: Any, y: Any, result: Any = None) -> Any:
+        return namespace(x).multiply(x, y > 0, out=result)
+
+    return halves(gate, x, y)
+
+
+_gate.defvjp(x=lambda g, y: _gate(g, y))
+
+
+@samples(_gate)
+def _(draw: Draw):
+    x = draw.array(draw.shape())
+    return call(x, draw.integers(x.shape, -1, 1))
+
+
 def _conv1d_relu_vjp(g, x, kernel, out, geometry, needs):
-    g = g * (out > 0)
+    g = _gate(g, stop_gradient(out))
     return (
         _input_gradient(g, kernel, x.shape[1], geometry) if needs[0] else None,
         _kernel_gradient(x, g, kernel.shape[0], geometry) if needs[1] else None,
