@@ -200,41 +200,42 @@ def _columns(x: Any, steps: int, size: int, geometry: Geometry, start: int, stop
     Goes through the items `start` to `stop` of `x` in blocks, giving (items, windows) for each; all
     blocks share one buffer. On NumPy a block fits the cache; elsewhere it is everything: few calls.
     """
-    xp, (time, channels) = namespace(x), x.shape[1:]
+    xp, channels = namespace(x), x.shape[2]
     stride, left, right, _, groups = geometry
     count = max(stop - start, 1)
     if xp is np:
         item = steps * size * channels * x.dtype.itemsize
         count = min(count, max(BLOCK // max(item, 1), 1))
-    padded = xp.empty((count, left + time + right, channels), x.dtype) if left or right else None
-    if padded is not None:
-        padded[:, :left] = padded[:, left + time :] = 0
-    direct = size == stride == groups == 1  # a row of x is a window
-    shape = (groups, count, steps, size, channels // groups)
-    buffer = None if direct else xp.empty(shape, x.dtype)
+    direct = size == stride == groups == 1 and left == right == 0  # a row of x is a window
+    buffer = None
+    if not direct:
+        buffer = xp.empty((groups, count, steps, size, channels // groups), x.dtype)
     for first in range(start, stop, count):
         block = x[first : min(first + count, stop)]
         items = block.shape[0]
-        if padded is not None:
-            padded[:items, left : left + time] = block
-            block = padded[:items]
         if buffer is not None:
-            windows = _windows(block, steps, size, geometry)
-            windows = windows.reshape(items, steps, size, groups, channels // groups)
-            buffer[:, :items] = windows.transpose(3, 0, 1, 2, 4)
+            _gather(block, buffer[:, :items], geometry, fresh=first == start)
             block = buffer[:, :items]
         rows = block.reshape(groups, items * steps, size * (channels // groups))
         yield slice(first, first + items), rows
 
 
-def _windows(x: Any, steps: int, size: int, geometry: Geometry) -> Any:
-    """x[b, t * stride + tap * dilation, c] as a view (batch, steps, size, channels)."""
-    batch, time, channel = x.strides
-    return namespace(x).lib.stride_tricks.as_strided(
-        x,
-        (x.shape[0], steps, size, x.shape[2]),
-        (batch, time * geometry.stride, time * geometry.dilation, channel),
-    )
+def _gather(x: Any, windows: Any, geometry: Geometry, fresh: bool) -> None:
+    """Write x[b, t * stride - left + tap * dilation] to windows[:, b, t, tap], tap after tap; what
+    lies outside of x, the same in all blocks, becomes 0 in `fresh` windows."""
+    stride, left, _, dilation, groups = geometry
+    items, time, channels = x.shape
+    steps, size = windows.shape[2:4]
+    by_group = x.reshape(items, time, groups, channels // groups).transpose(2, 0, 1, 3)
+    for tap in range(size):
+        offset = tap * dilation - left
+        low = max(0, -(offset // stride))  # the first and the last step that see x here
+        high = max(low, min(steps, -((offset - time) // stride)))
+        if fresh:
+            windows[:, :, :low, tap] = windows[:, :, high:, tap] = 0
+        if low < high:
+            seen = slice(low * stride + offset, (high - 1) * stride + offset + 1, stride)
+            windows[:, :, low:high, tap] = by_group[:, :, seen]
 
 
 def _products(x: Any, y: Any, out: Any = None) -> Any:
