@@ -287,7 +287,10 @@ def _backward(self: Tensor, gradient: Any = None, retain_graph: bool = False) ->
     found = _propagate({self._node: g._data}, None, False, retain_graph)
     with _deposit_lock:
         for leaf, (value, own) in found.items():
-            _deposit(leaf, value, own)  # type: ignore[arg-type]
+            if leaf.grad is None and leaf.buffer is None and value.__class__ is np.ndarray:  # type: ignore[union-attr]
+                leaf.grad = wrap(value if own else value.copy(), None, [0])  # type: ignore[union-attr]
+            else:
+                _deposit(leaf, value, own)  # type: ignore[arg-type]
 
 
 Tensor.backward = _backward  # type: ignore[attr-defined]

@@ -30,6 +30,7 @@ _replaying: contextvars.ContextVar[bool] = contextvars.ContextVar("minidl_replay
 _SCALARS = frozenset({float, int, bool})
 _KEPT_AS_IT_IS = _SCALARS | {Tensor, Parameter, str, type(None)}
 _OUT, _KEPT = -1, -2
+_new = object.__new__
 
 
 @contextmanager
@@ -346,20 +347,14 @@ class Primitive:
 
     def _record(self, args: Sequence, parents: Sequence, wanted: int, result: Any) -> Any:
         """The result as a Tensor, with a node that remembers the call if a gradient is needed."""
-        out, kept = result if self.residuals else (result, None)
-        several = False
-        if out.__class__ is not np.ndarray:
+        out, kept, several, version = result, None, False, None
+        if out.__class__ is not np.ndarray or self.view:  # else an array of its own: the hot path
+            if self.residuals:
+                out, kept = result
             several = out.__class__ is tuple
-            if several:
-                out = tuple(np.asarray(o) if isinstance(o, np.generic) else o for o in out)
-            elif isinstance(out, np.generic):  # NumPy gives scalars where 0-d arrays belong
-                out = np.asarray(out)
-            elif not backend.is_array(out):
-                raise TypeError(
-                    f"{self.__name__}: expected an array, or a tuple of arrays, from its body, got "
-                    f"{type(out).__name__}"
-                )
-        version = args[0]._version if self.view and isinstance(args[0], Tensor) else None
+            out = tuple(self._array(o) for o in out) if several else self._array(out)
+            if self.view and isinstance(args[0], Tensor):
+                version = args[0]._version
         mode = _recording.get() if wanted else _OFF
         if not mode & _ON or not (several or out.dtype.kind == "f"):
             parts = (wrap(o, None, version) for o in out) if several else None
@@ -381,7 +376,22 @@ class Primitive:
         if several:
             shapes, dtypes = tuple(o.shape for o in out), tuple(o.dtype for o in out)
             return outputs_of(Node(self, plan, parents, saved, shapes, dtypes, trace), out, version)
-        return wrap(out, Node(self, plan, parents, saved, out.shape, out.dtype, trace), version)
+        tensor = _new(Tensor)  # as `wrap`, without the call
+        tensor._data = out
+        tensor._node = Node(self, plan, parents, saved, out.shape, out.dtype, trace)
+        tensor._version = version
+        return tensor
+
+    def _array(self, out: Any) -> Any:
+        """What the body gave, as an array: NumPy gives scalars where 0-d arrays belong."""
+        if isinstance(out, np.generic):
+            return np.asarray(out)
+        if not backend.is_array(out):
+            raise TypeError(
+                f"{self.__name__}: expected an array, or a tuple of arrays, from its body, got "
+                f"{type(out).__name__}"
+            )
+        return out
 
     def contributions(
         self, node: Node, g: Any, create_graph: bool = False, leading: set | None = None

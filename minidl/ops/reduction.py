@@ -14,6 +14,7 @@ import numpy as np
 from minidl.autodiff import Draw, call, primitive, samples
 from minidl.backend import Array, namespace
 from minidl.errors import ShapeError
+from minidl.graph import Tensor
 from minidl.ops.comparison import equal
 from minidl.ops.elementwise import absolute, astype, exp, exp_below, halves, where
 from minidl.ops.shape import broadcast, flip, many_axes, one_axis, reshape, transpose
@@ -45,7 +46,8 @@ def _keep(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array
 
 def _spread(g: Array, shape: tuple[int, ...], axis: Axis, keepdims: bool) -> Array:
     """`g`, of the reduced shape, repeated over the reduced axes."""
-    return broadcast(_keep(g, shape, axis, keepdims), shape)
+    g = _keep(g, shape, axis, keepdims)
+    return broadcast(g, shape) if isinstance(g, Tensor) else broadcast.function(g, shape)
 
 
 def _reduce(name: str, x: Array, axis: Axis, keepdims: bool) -> Array:
@@ -79,6 +81,8 @@ def _add(op: str, x: Array, axis: Axis, keepdims: bool = False) -> Array:
 @primitive
 def sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     """The sum over `axis`."""
+    if type(x) is np.ndarray and x.dtype.itemsize > 2 and axis is None:  # the most frequent one
+        return np.add.reduce(x, None, None, None, keepdims)  # type: ignore[call-overload]
     total = _add("sum", x, axis, keepdims)
     return total.astype(_HALF) if x.dtype == _HALF else total
 
