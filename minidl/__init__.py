@@ -1,5 +1,7 @@
 """minidl: automatic differentiation, layers and training, small enough to read."""
 
+import importlib
+
 from minidl import (
     callbacks,
     data,
@@ -13,7 +15,6 @@ from minidl import (
     optimizers,
     random,
     schedules,
-    testing,
 )
 from minidl.autodiff import (
     anomaly_mode,
@@ -50,5 +51,7 @@ _HABITS = {  # what users of PyTorch look for here
 
 
 def __getattr__(name: str) -> object:
+    if name == "testing":  # loaded when asked for
+        return importlib.import_module("minidl.testing")
     mend = f"; use {_HABITS[name]}" if name in _HABITS else ""
     raise AttributeError(f"module 'minidl' has no attribute {name!r}{mend}")
