@@ -173,7 +173,6 @@ class Run:
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.train, self.validation, self.epochs = train, validation, epochs
         self.callbacks = list(callbacks)
-        self.given = metrics
         self.metrics = [as_metric(metric) for metric in metrics]
         self.read_every = read_every
         self.history = History()
@@ -184,13 +183,13 @@ class Run:
         self._save_to: list[str | os.PathLike] = []
         for callback in self.callbacks:
             callback.run = self
-        self._check()
+        self._check(metrics)
 
-    def _check(self) -> None:
+    def _check(self, metrics: Sequence) -> None:
         """TypeError and ValueError for what cannot be trained with."""
         for name, value, mend in (
             ("loss", self.loss, "md.losses.MeanSquaredError() or any function (targets, output)"),
-            *(("metrics", m, "md.metrics or functions of (targets, output)") for m in self.given),
+            *(("metrics", m, "md.metrics or functions of (targets, output)") for m in metrics),
         ):
             if value is not None and not callable(value) and not isinstance(value, Metric):
                 raise TypeError(f"fit: {name}: expected {mend}, got {value!r}")
