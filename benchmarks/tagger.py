@@ -68,7 +68,8 @@ def weights() -> dict[str, np.ndarray]:
 @implements("W1", "minidl")
 def _() -> Run:
     import minidl as md
-    from models.segmenter import Segmenter, Vocabulary
+    from models.segmenter import Segmenter
+    from models.text import Vocabulary
 
     model = Segmenter(Vocabulary([f"character {i}" for i in range(VOCABULARY - 2)]), size=SIZE)
     model.dropout = md.layers.Dropout(0.0)

@@ -7,23 +7,18 @@ forward maximum matching; segments a sentence of yours, and draws what the CRF m
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import os
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 
 import minidl as md
-from examples import corpora, pictures
+from examples import corpora, experiment, pictures
+from examples.experiment import Experiment, fingerprint
 from examples.words import MaximumMatching, Score, score
-from minidl.errors import SerializationError
 from models import segmenter
-from models.segmenter import LargeSegmenter, Segmenter, Vocabulary
+from models.segmenter import LargeSegmenter, Segmenter
+from models.text import Vocabulary
 
 TEXT = "结婚的和尚未结婚的都在研究生命的起源。"
 BATCH, PEAK_RATE, BUCKET = 64, 4e-3, 50
@@ -35,15 +30,11 @@ Words = list[str]
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options, checked."""
-    parser = argparse.ArgumentParser("python -m examples segment", description=__doc__)
+    parser = experiment.parser("segment", __doc__, Segment.EPOCHS)
     add = parser.add_argument
     add("--text", action="append", metavar="TEXT", help="text to segment; may be given repeatedly")
-    add("--epochs", type=_natural, help="passes over the training split (default: 10)")
     add("--large", action="store_true", help="the larger network: pairs, gates and residuals")
     add("--compare", action="store_true", help="train also without the CRF, by a softmax per tag")
-    add("--quick", action="store_true", help="a few paragraphs and one epoch: does it all work?")
-    add("--seed", type=_seed, default=0, help="of initial weights, order and dropout (default: 0)")
-    add("--device", default="cpu", help="cpu, gpu, gpu:N, or strict: NumPy with CuPy's manners")
     add(
         "--data",
         nargs="+",
@@ -52,28 +43,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="your own text to train on, perhaps a second file to test on: UTF-8, words divided by "
         "spaces, a sentence a line (as msr_training.utf8 and msr_test_gold.utf8)",
     )
-    add("--out", type=Path, default=Path("runs/segment"), help="folder for what is written")
-    add("--resume", action="store_true", help="go on from the checkpoints in --out")
     options = parser.parse_args(arguments)
     if len(options.data) > 2:
         parser.error("--data takes a file to train on and perhaps one to test on")
-    options.epochs = options.epochs or (1 if options.quick else 10)
     return options
 
 
 def main(arguments: Sequence[str]) -> int:
     """Train, measure, segment, draw; the process's exit status."""
-    options = parse(arguments)
-    with md.device(options.device), md.threads(min(2, os.cpu_count() or 1)):
-        return Experiment(options).run()
+    return Segment(parse(arguments)).run()
 
 
-class Experiment:
-    """One run of the example, a method for each part."""
+class Segment(Experiment):
+    """The example, a method for each part."""
+
+    EPOCHS = 10
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.out = options.out
+        super().__init__(options)
         self.parts = corpora.segmentation(options.data)
         if options.quick:
             self.parts = self.parts.head(QUICK_PARAGRAPHS)
@@ -89,36 +76,24 @@ class Experiment:
             map("".join, self.train), least=2, least_pair=4 if options.large else None
         )
         self.scores: dict[str, dict[str, Score]] = {}
-        self.histories: dict[str, md.History] = {}
-        self.seconds: dict[str, float] = {}
 
-    def run(self) -> int:
-        options = self.options
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SerializationError(
-                f"--out: cannot make the folder {self.out} ({error.strerror}); give another one"
-            ) from error
+    def work(self) -> None:
         self.describe()
-        names = ["crf", "softmax"] if options.compare else ["crf"]
-        if options.resume and not any(self.checkpoint(name).is_file() for name in names):
-            raise SerializationError(
-                f"--resume: expected a checkpoint in {self.out}, found none; leave --resume out"
-            )
         models = {}
-        for name in names:
-            models[name] = self.fit(name)
-            if self.histories[name].interrupted:
-                print(f"interrupted; saved in {self.out}: the same command with --resume goes on")
-                return 130
+        for name in ["crf", "softmax"] if self.options.compare else ["crf"]:
+            models[name] = self.train_network(name)
             models[name].save(self.out / f"{name}.npz")
         self.measure(models)
         print("\n" + table(self.scores) + "\n")
         self.segment(models["crf"])
         self.draw(models["crf"])
-        self.write()
-        return 0
+        self.write(
+            data=self.parts.name,
+            scores={
+                way: {part: asdict(value) for part, value in by_part.items()}
+                for way, by_part in self.scores.items()
+            },
+        )
 
     def describe(self) -> None:
         parts = self.parts
@@ -142,17 +117,7 @@ class Experiment:
         f1 = ", ".join(f"{by_part[name].f1:.4f} on {name}" for name in by_part)
         print(f"  baseline, forward maximum matching with the words of train: F1 {f1}")
 
-    # Training
-
-    def fingerprint(self) -> str:
-        """Tells this training text from another one, also of the same name."""
-        text = "\n".join(" ".join(words) for words in self.train)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def checkpoint(self, name: str) -> Path:
-        return self.out / f"{name}.checkpoint.npz"
-
-    def fit(self, name: str) -> Segmenter:
+    def train_network(self, name: str) -> Segmenter:
         """Train the network whose decoder is `name`."""
         options = self.options
         md.seed(options.seed)
@@ -160,31 +125,19 @@ class Experiment:
         model = network(self.vocabulary, decoder=name)
         batches = self.batches()
         schedule = md.schedules.OneCycle(PEAK_RATE, options.epochs * len(batches))
-        optimizer = md.optimizers.Adam(model, schedule)
-        size = sum(parameter.size for parameter in model.parameters())
-        print(f"\n{network.__name__} with {name}: {size:,} parameters")
-        path = self.checkpoint(name)
-        settings = {"seed": options.seed, "epochs": options.epochs, "large": options.large}
-        settings |= {
-            "data": self.parts.name,
-            "quick": options.quick,
-            "training text": self.fingerprint(),
-        }
-        start = time.perf_counter()
-        self.histories[name] = md.fit(
+        self.fit(
+            name,
             model,
             model.loss,
-            optimizer,
+            md.optimizers.Adam(model, schedule),
             batches,
-            epochs=options.epochs,
-            callbacks=[
-                ValidationScore(self.held_out["validation"], self.lexicon),
-                SameSettings(settings),
-                md.callbacks.Checkpoint(path),
-            ],
-            resume=path if options.resume and path.is_file() else None,
+            [ValidationScore(self.held_out["validation"], self.lexicon)],
+            {
+                "large": options.large,
+                "data": self.parts.name,
+                "training text": fingerprint(map(" ".join, self.train)),
+            },
         )
-        self.seconds[name] = time.perf_counter() - start
         return model
 
     def batches(self) -> md.data.Batches:
@@ -253,23 +206,6 @@ class Experiment:
         )
         print(f"pictures in {self.out}: learning_curve.png, trellis.png, marginals.png")
 
-    def write(self) -> None:
-        options = {k: v for k, v in vars(self.options).items() if k not in ("out", "text")}
-        results = {
-            "options": options,
-            "data": self.parts.name,
-            "scores": {
-                way: {part: asdict(value) for part, value in by_part.items()}
-                for way, by_part in self.scores.items()
-            },
-            "history": {name: history.history for name, history in self.histories.items()},
-            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
-            "versions": {"minidl": md.__version__, "numpy": np.__version__},
-        }
-        text = json.dumps(_without_nan(results), indent=1, ensure_ascii=False)
-        (self.out / "results.json").write_text(text + "\n", encoding="utf-8")
-        print(f"figures in {self.out / 'results.json'}, weights beside them")
-
 
 def segment_text(model: Segmenter, text: str) -> Words:
     """The words of any text: sentence by sentence, as in training; white space divides words."""
@@ -288,26 +224,6 @@ class ValidationScore(md.callbacks.Callback):
         logs["val_f1"] = score(self.sentences, predicted, self.lexicon).f1
 
 
-@dataclass
-class SameSettings(md.callbacks.Callback):
-    """Refuses to go on from the checkpoint of a run with other settings."""
-
-    settings: dict[str, Any]
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.settings
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state != self.settings:
-            names = [name for name in self.settings if state.get(name) != self.settings[name]]
-            was = ", ".join(f"{name} {state.get(name)!r}" for name in names)
-            now = ", ".join(f"{name} {self.settings[name]!r}" for name in names)
-            raise SerializationError(
-                f"--resume: the checkpoint is of a run with {was}, this one has {now}; give the "
-                "same options, or another --out"
-            )
-
-
 def table(scores: dict[str, dict[str, Score]]) -> str:
     """The scores as text: a row for each way to segment."""
     columns = ("precision", "recall", "F1", "unseen")
@@ -320,24 +236,3 @@ def table(scores: dict[str, dict[str, Score]]) -> str:
             shown = ("-" if np.isnan(value) else f"{value:.4f}" for value in values)
             lines.append(f"  {way:24}" + "".join(f"{value:>11}" for value in shown))
     return "\n".join([*lines, "unseen: recall on words that are not in train"])
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
-    return int(text)
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

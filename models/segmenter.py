@@ -9,8 +9,7 @@ Pereira 2001; with a network below it: Collobert et al. 2011).
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,6 +20,7 @@ from minidl.data import pad
 from minidl.errors import SerializationError, ShapeError
 from minidl.functional.losses import softmax_cross_entropy
 from minidl.layers import CRF, Conv1D, Dense, Dropout, Embedding, Layer
+from models.text import Vocabulary, length_groups
 
 TAGS = "sbme"
 SINGLE, BEGIN, MIDDLE, END = range(4)
@@ -29,11 +29,6 @@ ENDS = np.array([True, False, False, True])  # and ends with s or e
 # After the end of a word (s, e) comes a beginning (s, b); inside one (b, m), its rest (m, e).
 ALLOWED = np.where(ENDS[:, None], STARTS, ~STARTS)
 LEGAL = {"allowed": ALLOWED, "allowed_start": STARTS, "allowed_end": ENDS}
-
-PADDING, UNKNOWN = 0, 1
-EDGE = "\n"  # stands before the first and after the last character in pairs; no text contains it
-# Half-width letters, digits and signs are read as the full-width ones that the corpora use.
-FULL_WIDTH = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 
 
 def tags_of(words: Iterable[str]) -> list[int]:
@@ -60,60 +55,6 @@ def words_of(text: str, tags: Sequence[int]) -> list[str]:
             words.append(text[begin:end])
             begin = end
     return words
-
-
-class Vocabulary:
-    """Numbers for the characters of a text, and for the pairs of neighbours in it.
-
-    0 is padding, 1 is what was too rare in training (or never seen), the known ones follow.
-    """
-
-    def __init__(self, characters: Sequence[str], pairs: Sequence[str] = ()):
-        self.characters, self.pairs = list(characters), list(pairs)
-        self._character_number = {c: n for n, c in enumerate(characters, start=UNKNOWN + 1)}
-        self._pair_number = {p: n for n, p in enumerate(pairs, start=UNKNOWN + 1)}
-
-    @classmethod
-    def of(cls, texts: Iterable[str], least: int = 2, least_pair: int | None = None) -> Vocabulary:
-        """What occurs at least so many times in the texts, the frequent first; no pairs if None."""
-        characters: Counter[str] = Counter()
-        pairs: Counter[str] = Counter()
-        for text in texts:
-            text = text.translate(FULL_WIDTH)
-            characters.update(text)
-            if least_pair is not None:
-                pairs.update(_pairs(text))
-        return cls(_frequent(characters, least), _frequent(pairs, least_pair or 0))
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """How many numbers there are for characters, and for pairs."""
-        return len(self.characters) + 2, len(self.pairs) + 2
-
-    def encode(self, text: str) -> np.ndarray:
-        """The numbers of each character; with pairs, of its pair to the left and to the right too.
-
-        Shape (len(text),) or (len(text), 3), int32.
-        """
-        text = text.translate(FULL_WIDTH)
-        characters = [self._character_number.get(c, UNKNOWN) for c in text]
-        if not self.pairs:
-            return np.array(characters, np.int32)
-        pairs = [self._pair_number.get(pair, UNKNOWN) for pair in _pairs(text)]
-        columns = (characters, pairs[:-1], pairs[1:]) if text else ((), (), ())
-        return np.array(columns, np.int32).T
-
-
-def _pairs(text: str) -> list[str]:
-    """The len(text) + 1 pairs of neighbours in a text with an edge on either side."""
-    framed = EDGE + text + EDGE
-    return [framed[i : i + 2] for i in range(len(framed) - 1)]
-
-
-def _frequent(counts: Counter[str], least: int) -> list[str]:
-    # Ties by code point: the order does not depend on the order of the texts.
-    kept = [item for item in counts.items() if item[1] >= least]
-    return [text for text, _ in sorted(kept, key=lambda item: (-item[1], item[0]))]
 
 
 class Segmenter(Layer):
@@ -178,24 +119,12 @@ class Segmenter(Layer):
         """The words of each text; no words for an empty one. `legal`: see `tags`."""
         words: list[list[str]] = [[] for _ in texts]
         with evaluating(self):
-            for rows in self._groups(texts):
+            for rows in length_groups(map(len, texts), self.POSITIONS):
                 ids, mask = self._batch([texts[i] for i in rows])
                 tags = self.tags(self(ids, mask), mask, legal).numpy()
                 for i, path in zip(rows, tags, strict=True):
                     words[i] = words_of(texts[i], path[: len(texts[i])].tolist())
         return words
-
-    def _groups(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """Which texts go through the network together: of like length, none of them empty."""
-        group: list[int] = []
-        for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
-            if group and (len(group) + 1) * len(texts[i]) > self.POSITIONS:
-                yield group
-                group = []
-            if texts[i]:
-                group.append(i)
-        if group:
-            yield group
 
     def _batch(self, texts: Sequence[str]) -> tuple[md.Tensor, md.Tensor]:
         ids, mask = pad([self.vocabulary.encode(text) for text in texts])
@@ -219,9 +148,8 @@ class Segmenter(Layer):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the weights, the vocabulary and what the network is made of to `path`."""
-        vocabulary = {"characters": self.vocabulary.characters, "pairs": self.vocabulary.pairs}
         network = {"name": type(self).__name__, "decoder": self.decoder, "size": self.size}
-        md.save(path, model=self, vocabulary=vocabulary, network=network)
+        md.save(path, model=self, vocabulary=self.vocabulary.state_dict(), network=network)
 
 
 class LargeSegmenter(Segmenter):

@@ -19,10 +19,10 @@ from models.segmenter import (
     TAGS,
     LargeSegmenter,
     Segmenter,
-    Vocabulary,
     tags_of,
     words_of,
 )
+from models.text import Vocabulary
 
 words = st.lists(st.text("一二三四", min_size=1, max_size=6), max_size=8)
 
@@ -57,37 +57,6 @@ class TestTags:
     def test_one_tag_a_character(self):
         with pytest.raises(ShapeError, match="each of 2 characters, got 3"):
             words_of("一二", [0, 0, 0])
-
-
-class TestVocabulary:
-    def test_rare_characters_are_unknown_and_the_frequent_come_first(self):
-        vocabulary = Vocabulary.of(["猫猫猫鱼", "鱼狗"], least=2)
-        assert vocabulary.characters == ["猫", "鱼"]
-        assert vocabulary.sizes == (4, 2)
-        assert vocabulary.encode("鱼狗猫").tolist() == [3, 1, 2]
-        assert vocabulary.encode("").shape == (0,)
-
-    def test_pairs_to_the_left_and_right(self):
-        vocabulary = Vocabulary.of(["猫鱼", "猫鱼猫"], least=1, least_pair=2)
-        edge = segmenter.EDGE
-        assert set(vocabulary.pairs) == {edge + "猫", "猫鱼"}
-        number = {pair: n for n, pair in enumerate(vocabulary.pairs, start=2)}
-        assert vocabulary.encode("猫鱼").tolist() == [
-            [2, number[edge + "猫"], number["猫鱼"]],
-            [3, number["猫鱼"], segmenter.UNKNOWN],
-        ]
-        assert vocabulary.encode("").shape == (0, 3)
-
-    def test_half_width_is_read_as_full_width(self):
-        vocabulary = Vocabulary.of(["Ａ１％"], least=1)
-        assert vocabulary.encode("A1%").tolist() == vocabulary.encode("Ａ１％").tolist()
-        assert min(vocabulary.encode("A1%")) > segmenter.UNKNOWN
-
-    def test_the_order_of_the_texts_is_nothing(self):
-        texts = ["猫爱鱼", "狗爱肉", "鱼怕猫"]
-        forward = Vocabulary.of(texts, 1, 1)
-        backward = Vocabulary.of(texts[::-1], 1, 1)
-        assert forward.characters == backward.characters and forward.pairs == backward.pairs
 
 
 SENTENCES = [["猫", "爱", "吃鱼", "。"], ["小狗", "吃"], ["鱼"], ["大熊猫馆", "开", "了", "！"]]
