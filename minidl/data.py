@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,6 +82,9 @@ class _Column:
             )
 
 
+_ORDER = ("size", "batch_size", "shuffle", "bucket", "drop_last")  # what an order depends on
+
+
 class Batches:
     """Batches of a data set, in a new order each epoch: iterate once an epoch.
 
@@ -89,17 +92,21 @@ class Batches:
     of several of these. A list is padded to the longest of the batch and followed by its mask, so
     `Batches(sentences, labels)` gives `Batch((ids, mask), labels)`; when a target is a list its
     mask is the batch's own: `Batches(sentences, tags)` gives `Batch((ids, mask), tags, mask)`.
+    Targets in a dict come as a dict, and their masks too, None for those that are arrays.
 
     shuffle: new order each epoch, drawn from `seed` (None: from minidl's generator, now) and the
     number of the epoch alone.
     bucket: sort so many batches' worth of items by length before cutting them into batches, which
-    then need little padding and come in random order; 0 for none.
+    then need little padding; 0 for none. They come in random order, or without `shuffle` as sorted.
+    drop_last: leave out what does not fill a batch: other items each epoch, if shuffled.
     input_limits, target_limits: each column's ids must be in [0, limit); one number, or one for
     each column (None: anything goes). Checked as a batch is made, since a GPU does not look.
     transform: a function from Batch to Batch, applied last.
 
-    `state_dict` holds the place in the epoch, so a run goes on with exactly the batches it would
-    have had. Raises ShapeError unless all columns are of one length.
+    `epoch` is the number of the next iteration. Several may be under way at once, each in an order
+    of its own. `state_dict` holds the place of the one that moved last (its iterator's `state_dict`
+    its own), so a run goes on with exactly the batches it would have had. Raises ShapeError unless
+    all columns are of one length.
     """
 
     def __init__(
@@ -116,13 +123,17 @@ class Batches:
         transform: Callable[[Batch], Batch] | None = None,
     ) -> None:
         self._inputs = _columns("inputs", inputs, input_limits)
+        self._names = list(targets) if isinstance(targets, dict) else None
+        if isinstance(targets, dict):
+            targets, target_limits = _in_order(targets, target_limits)
         self._targets = [] if targets is None else _columns("targets", targets, target_limits)
         self._single_target = not isinstance(targets, tuple)
         counts = {len(column) for column in self._inputs + self._targets}
         if len(counts) != 1:
             raise ShapeError(f"Batches: expected columns of one length, got {sorted(counts)}")
-        if batch_size < 1:
-            raise ValueError(f"Batches: batch_size: expected 1 or more, got {batch_size}")
+        for name, value, least in (("batch_size", batch_size, 1), ("bucket", bucket, 0)):
+            if value < least:
+                raise ValueError(f"Batches: {name}: expected {least} or more, got {value}")
         self.size = counts.pop()
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -130,37 +141,38 @@ class Batches:
         self.drop_last = drop_last
         self.transform = transform
         self.seed = int(random.generator().integers(0, 2**31)) if seed is None else seed
-        self.epoch = 0  # the epoch under way, or to come
-        self.position = 0  # how many of its batches have been given
-        self._resumed = False
+        self.epoch = 0
+        self._latest: _Iteration | None = None
+        self._resumed: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
         whole, rest = divmod(self.size, self.batch_size)
         return whole + (rest > 0 and not self.drop_last)
 
-    def __iter__(self) -> Iterator[Batch]:
-        if self.position and not self._resumed:  # the last epoch was left before its end
-            self.epoch, self.position = self.epoch + 1, 0
-        self._resumed = False
-        for rows in self._order()[self.position :]:
-            self.position += 1
-            yield self._batch(rows)
-        self.epoch, self.position = self.epoch + 1, 0
+    def __iter__(self) -> _Iteration:
+        if self._resumed is not None:
+            iteration = _Iteration(self, *self._resumed)
+            self._resumed = None
+        else:
+            iteration = _Iteration(self, self.epoch, 0)
+            self.epoch += 1
+        self._latest = iteration
+        return iteration
 
-    def _order(self) -> list[np.ndarray]:
-        """The rows of each batch of this epoch."""
-        generator = np.random.default_rng([self.seed, self.epoch])
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        """The rows of each batch of an epoch."""
+        generator = np.random.default_rng([self.seed, epoch])
         rows = generator.permutation(self.size) if self.shuffle else np.arange(self.size)
+        rows = rows[: len(self) * self.batch_size]  # before sorting: the longest are not the last
         ragged = [c for c in self._inputs + self._targets if c.ragged]
         if self.bucket and ragged:
             lengths = np.sum([column.lengths() for column in ragged], axis=0)
             pool = self.bucket * self.batch_size
-            parts = [rows[i : i + pool] for i in range(0, self.size, pool)]
+            parts = [rows[i : i + pool] for i in range(0, len(rows), pool)]
             parts = [part[np.argsort(lengths[part], kind="stable")] for part in parts]
             rows = np.concatenate(parts) if parts else rows
-        batches = [rows[i : i + self.batch_size] for i in range(0, self.size, self.batch_size)]
-        batches = batches[: len(self)]
+        batches = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
         if self.bucket and self.shuffle:
             batches = [batches[i] for i in generator.permutation(len(batches))]
         return batches
@@ -169,33 +181,83 @@ class Batches:
         taken = [column.take(rows) for column in self._inputs]
         inputs = tuple(a for pair in taken for a in pair if a is not None)
         aims = [column.take(rows) for column in self._targets]
-        arrays = tuple(array for array, _ in aims)
-        targets = None if not aims else arrays[0] if self._single_target else arrays
-        mask = next((m for _, m in aims if m is not None), None)
+        targets: Any = tuple(array for array, _ in aims)
+        mask: Any = next((m for _, m in aims if m is not None), None)
+        if self._names is not None:
+            targets = dict(zip(self._names, targets, strict=True))
+            mask = mask if mask is None else {n: m for n, (_, m) in zip(self._names, aims)}
+        elif self._single_target:
+            targets = targets[0] if targets else None
         batch = Batch(inputs[0] if len(inputs) == 1 else inputs, targets, mask)
         return batch if self.transform is None else self.transform(batch)
 
     def state_dict(self) -> dict[str, int]:
         """Where in which order the next batch stands."""
+        if self._resumed is not None:
+            return self._state(*self._resumed)
+        return self._state(self.epoch, 0) if self._latest is None else self._latest.state_dict()
+
+    def _state(self, epoch: int, position: int) -> dict[str, int]:
         return {
-            "seed": self.seed, "epoch": self.epoch, "position": self.position,
-            "size": self.size, "batch_size": self.batch_size,
-        }  # fmt: skip
+            "seed": self.seed,
+            "epoch": epoch,
+            "position": position,
+            "next": self.epoch,
+            **{name: getattr(self, name) for name in _ORDER},
+        }
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where `state` was taken; the next iteration finishes that epoch.
 
-        Raises SerializationError if it is of another number of items or another batch size.
+        Raises SerializationError if it is of another number of items or of other options.
         """
-        expected, got = (self.size, self.batch_size), (state["size"], state["batch_size"])
-        if expected != got:
-            raise SerializationError(
-                f"Batches: the state is of {got[0]} items in batches of {got[1]}, these are "
-                f"{expected[0]} in batches of {expected[1]}; give the same data"
-            )
-        self.seed, self.epoch = state["seed"], state["epoch"]
-        self.position = state["position"]
-        self._resumed = self.position > 0
+        for name in _ORDER:
+            if (got := state.get(name)) != (expected := getattr(self, name)):
+                raise SerializationError(
+                    f"Batches: {name}: the state is of {got}, these have {expected}; give the same "
+                    "data and options"
+                )
+        self.seed, self.epoch, self._latest = state["seed"], state["next"], None
+        self._resumed = None  # of an iteration under way
+        if state["epoch"] != state["next"]:
+            self._resumed = state["epoch"], state["position"]
+
+
+class _Iteration:
+    """One pass over `batches`, with a place of its own."""
+
+    def __init__(self, batches: Batches, epoch: int, position: int) -> None:
+        self._batches, self._epoch, self._position = batches, epoch, position
+        self._order: list[np.ndarray] | None = None
+        self._over = False
+
+    def __iter__(self) -> _Iteration:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._order is None:
+            self._order = self._batches._order(self._epoch)
+        self._batches._latest = self
+        if self._position >= len(self._order):
+            self._over = True
+            raise StopIteration
+        self._position += 1
+        return self._batches._batch(self._order[self._position - 1])
+
+    def state_dict(self) -> dict[str, int]:
+        """Of the batches, to go on where this iteration stands, or after it where it is over."""
+        if self._over:
+            return self._batches._state(self._batches.epoch, 0)
+        return self._batches._state(self._epoch, self._position)
+
+
+def _in_order(targets: dict, limits: Any) -> tuple[tuple, Any]:
+    """Targets in a dict, and limits in one or of all, as tuples."""
+    if isinstance(limits, dict):
+        if foreign := [name for name in limits if name not in targets]:
+            raise ValueError(f"Batches: target_limits: no target named {', '.join(foreign)}")
+        limits = tuple(limits.get(name) for name in targets)
+    return tuple(targets.values()), limits
 
 
 def _columns(name: str, values: Any, limits: Any) -> list[_Column]:

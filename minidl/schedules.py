@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,93 @@ class StepDecay(Schedule):
 
 
 @dataclass(frozen=True)
+class PiecewiseConstantDecay(Schedule):
+    """values[0] up to and with step boundaries[0], values[1] up to boundaries[1], ...
+
+    One value more than boundaries, which ascend; else ValueError.
+    """
+
+    boundaries: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("boundaries", "values"):  # JSON gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.values) != len(self.boundaries) + 1:
+            raise ValueError(
+                f"PiecewiseConstantDecay: values: expected {len(self.boundaries) + 1}, one more "
+                f"than boundaries, got {len(self.values)}"
+            )
+        if list(self.boundaries) != sorted(self.boundaries):
+            raise ValueError(
+                f"PiecewiseConstantDecay: boundaries: expected in order, got {self.boundaries}"
+            )
+
+    def __call__(self, step: int) -> float:
+        return self.values[bisect_left(self.boundaries, step)]
+
+
+@dataclass(frozen=True)
+class ExponentialDecay(Schedule):
+    """initial_learning_rate * decay_rate ** (step / decay_steps); in steps if `staircase`."""
+
+    initial_learning_rate: float
+    decay_steps: int
+    decay_rate: float
+    staircase: bool = False
+
+    def __call__(self, step: int) -> float:
+        power = step // self.decay_steps if self.staircase else step / self.decay_steps
+        return self.initial_learning_rate * self.decay_rate**power
+
+
+@dataclass(frozen=True)
+class InverseTimeDecay(Schedule):
+    """initial_learning_rate / (1 + decay_rate * step / decay_steps); in steps if `staircase`."""
+
+    initial_learning_rate: float
+    decay_steps: int
+    decay_rate: float
+    staircase: bool = False
+
+    def __call__(self, step: int) -> float:
+        time = step // self.decay_steps if self.staircase else step / self.decay_steps
+        return self.initial_learning_rate / (1 + self.decay_rate * time)
+
+
+@dataclass(frozen=True)
+class PolynomialDecay(Schedule):
+    """From `initial_learning_rate` to `end_learning_rate` at `decay_steps`, then constant: a
+    straight line for power 1."""
+
+    initial_learning_rate: float
+    decay_steps: int
+    end_learning_rate: float = 1e-4
+    power: float = 1.0
+
+    def __call__(self, step: int) -> float:
+        left = 1 - min(step, self.decay_steps) / self.decay_steps
+        span = self.initial_learning_rate - self.end_learning_rate
+        return self.end_learning_rate + span * left**self.power
+
+
+@dataclass(frozen=True)
+class InverseSquareRoot(Schedule):
+    """A straight line up to `peak` at step number `warmup_steps`, then down as 1 / sqrt(step).
+
+    With peak = (size * warmup_steps) ** -0.5 it is that of Vaswani et al. 2017, eq. 3, where the
+    first step is number 1.
+    """
+
+    peak: float
+    warmup_steps: int
+
+    def __call__(self, step: int) -> float:
+        progress = (step + 1) / self.warmup_steps
+        return self.peak * min(progress, progress**-0.5)
+
+
+@dataclass(frozen=True)
 class CosineDecay(Schedule):
     """Half a cosine from `initial_learning_rate` to `alpha` times that over `decay_steps`, then
     constant (Loshchilov and Hutter 2017, eq. 5, without restarts)."""
@@ -80,6 +168,32 @@ class CosineDecay(Schedule):
     def __call__(self, step: int) -> float:
         progress = min(step, self.decay_steps) / self.decay_steps
         return self.initial_learning_rate * _cosine(1.0, self.alpha, progress)
+
+
+@dataclass(frozen=True)
+class CosineDecayRestarts(Schedule):
+    """Cosines one after the other (Loshchilov and Hutter 2017, eq. 5): the first over
+    `first_decay_steps`, each `t_mul` times as long as the one before, and starting from `m_mul`
+    times its rate; all go down to `alpha` times where they start."""
+
+    initial_learning_rate: float
+    first_decay_steps: int
+    t_mul: float = 2.0
+    m_mul: float = 1.0
+    alpha: float = 0.0
+
+    def __call__(self, step: int) -> float:
+        begin, length, rate = 0.0, float(self.first_decay_steps), self.initial_learning_rate
+        while step >= begin + length:
+            begin, length, rate = begin + length, length * self.t_mul, rate * self.m_mul
+        return rate * _cosine(1.0, self.alpha, (step - begin) / length)
+
+    def __post_init__(self) -> None:
+        if not (self.first_decay_steps >= 1 and self.t_mul >= 1):
+            raise ValueError(
+                "CosineDecayRestarts: first_decay_steps and t_mul: expected 1 or more, got "
+                f"{self.first_decay_steps} and {self.t_mul}"
+            )
 
 
 @dataclass(frozen=True)

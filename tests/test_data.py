@@ -63,6 +63,18 @@ class TestForms:
         assert [a.shape for a in batch.inputs] == [(6, 4), (6, 4), (6, 2)]
         assert [a.shape for a in batch.targets] == [(6,), (6, 4)] and batch.mask.shape == (6, 4)
 
+    def test_targets_by_name(self):
+        targets = {"tags": TAGS, "label": np.arange(6)}
+        (batch,) = Batches(SENTENCES, targets, batch_size=6, target_limits={"label": 6})
+        assert [a.shape for a in batch.targets.values()] == [(6, 4), (6,)]
+        assert batch.mask["tags"].shape == (6, 4) and batch.mask["label"] is None
+        with pytest.raises(ValueError, match="targets: expected integers in"):
+            list(Batches(SENTENCES, targets, target_limits={"label": 5}))
+        with pytest.raises(ValueError, match="no target named lable"):
+            Batches(SENTENCES, targets, target_limits={"lable": 5})
+        (batch,) = Batches(np.ones(2), {"a": np.zeros(2)})
+        assert batch.mask is None and list(batch.targets) == ["a"]
+
     def test_no_targets(self):
         (batch,) = Batches(np.ones((3, 2)))
         assert batch.targets is None
@@ -116,6 +128,47 @@ class TestOrder:
         some, _ = padding(5)
         assert little < some < spread
 
+    def test_what_is_dropped_from_buckets_is_not_always_the_longest(self):
+        sentences = [np.full(n, n) for n in range(1, 24)]
+        batches = Batches(sentences, batch_size=4, bucket=100, drop_last=True, seed=1)
+        seen = {int(ids.max()) for _ in range(20) for (ids, _), *_ in batches}
+        assert 23 in seen and len(batches) == 5
+
+    @pytest.mark.parametrize("option", [{"batch_size": 0}, {"bucket": -1}])
+    def test_wrong_counts(self, option):
+        with pytest.raises(ValueError, match=f"{min(option)}: expected"):
+            Batches(np.ones(3), **option)
+
+    def test_buckets_in_the_same_order_again(self):
+        orders = []
+        for seed in (1, 1, 2):
+            batches = Batches(SENTENCES * 5, batch_size=4, bucket=3, seed=seed)
+            orders.append(
+                [ids.tolist() for _ in range(2) for ids, _ in (b.inputs for b in batches)]
+            )
+        assert orders[0] == orders[1] != orders[2]
+        assert orders[0][:8] != orders[0][8:]
+
+    def test_several_iterations_at_once(self):
+        """Each has its place, and its own order."""
+
+        def rows(iterator):
+            return [int(batch.inputs[0]) for batch in iterator]
+
+        alone = Batches(np.arange(9), batch_size=1, seed=0)
+        expected = [rows(alone) for _ in range(3)]
+        batches = Batches(np.arange(9), batch_size=1, seed=0)
+        first = iter(batches)
+        begun = [int(next(first).inputs[0]) for _ in range(4)]
+        second = iter(batches)
+        next(second)
+        between = batches.state_dict()
+        begun.append(int(next(first).inputs[0]))
+        assert batches.state_dict()["position"] == 5
+        assert begun + rows(first) == expected[0]
+        assert between["epoch"] == 1 and between["position"] == 1
+        assert rows(batches) == expected[2] and rows(second) == expected[1][1:]
+
     def test_unshuffled_buckets_are_sorted_within(self):
         batches = Batches(SENTENCES, batch_size=3, shuffle=False, bucket=2)
         assert [b.inputs[1].sum(1).tolist() for b in batches] == [[0, 1, 2], [2, 3, 4]]
@@ -146,10 +199,40 @@ class TestState:
             for a, b in zip(next(flow).inputs, next(rest).inputs, strict=True):
                 np.testing.assert_array_equal(a, b)
 
+    def test_begun_but_not_moved(self):
+        one = Batches(np.arange(9), batch_size=2, seed=0)
+        iterator = iter(one)
+        other = Batches(np.arange(9), batch_size=2)
+        other.load_state_dict(one.state_dict())
+        for batches in (iterator, other, one, other):
+            flow = [batch.inputs.tolist() for batch in batches]
+            if batches is not other:
+                expected = flow
+            assert flow == expected
+
+    def test_an_iterator_knows_its_place(self):
+        """Whatever another has done since; and after its end that the next one comes."""
+        one = Batches(np.arange(9), batch_size=2, seed=0)
+        first = iter(one)
+        next(first)
+        list(one)
+        other = Batches(np.arange(9), batch_size=2)
+        other.load_state_dict(first.state_dict())
+        rest = [batch.inputs.tolist() for batch in first]
+        assert [batch.inputs.tolist() for batch in other] == rest
+        assert first.state_dict()["epoch"] == 2
+        assert [b.inputs.tolist() for b in one] == [b.inputs.tolist() for b in other]
+
     def test_other_data_is_refused(self):
         state = Batches(np.arange(9), batch_size=2).state_dict()
-        with pytest.raises(SerializationError, match="9 items in batches of 2"):
+        with pytest.raises(SerializationError, match="size: the state is of 9, these have 8"):
             Batches(np.arange(8), batch_size=2).load_state_dict(state)
+
+    @pytest.mark.parametrize("option", [{"bucket": 3}, {"shuffle": False}, {"drop_last": True}])
+    def test_other_options_are_refused(self, option):
+        state = Batches(np.arange(9), batch_size=2).state_dict()
+        with pytest.raises(SerializationError, match=f"{min(option)}: the state is of"):
+            Batches(np.arange(9), batch_size=2, **option).load_state_dict(state)
 
 
 class TestLimits:

@@ -1,16 +1,27 @@
 """Optimisers: against PyTorch, and every way that parameters can be shared, skipped or moved."""
 
 import copy
-import json
 
 import numpy as np
 import pytest
 
 import minidl as md
-from minidl import optimizers, schedules
+from minidl import schedules
 from minidl.errors import GradientError, SerializationError
 from minidl.layers import Dense, Parameter, Sequential
-from minidl.optimizers import SGD, Adam, AdamW, Optimizer
+from minidl.optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Lookahead,
+    Optimizer,
+    RAdam,
+    RMSProp,
+    flat,
+)
 
 rng = np.random.default_rng(0)
 SHAPES = [(3, 4), (5,), (), (2, 1, 3), (0, 2)]
@@ -58,6 +69,26 @@ PAIRS = [
         AdamW, {"learning_rate": 0.01, "weight_decay": 0.1, "epsilon": 1e-8},
         "AdamW", {"lr": 0.01, "weight_decay": 0.1},
     ),
+    (
+        Adam, {"learning_rate": 0.01, "amsgrad": True, "beta_2": 0.5, "epsilon": 1e-8},
+        "Adam", {"lr": 0.01, "amsgrad": True, "betas": (0.9, 0.5)},
+    ),
+    (RAdam, {"learning_rate": 0.01, "epsilon": 1e-8}, "RAdam", {"lr": 0.01}),
+    (
+        RAdam, {"learning_rate": 0.01, "beta_2": 0.9, "epsilon": 1e-3},
+        "RAdam", {"lr": 0.01, "betas": (0.9, 0.9), "eps": 1e-3},
+    ),
+    (Adamax, {"learning_rate": 0.01, "epsilon": 1e-8}, "Adamax", {"lr": 0.01}),
+    (RMSProp, {"learning_rate": 0.01, "epsilon": 1e-3}, "RMSprop", {"alpha": 0.9, "eps": 1e-3}),
+    (
+        RMSProp, {"learning_rate": 0.01, "rho": 0.8, "centered": True, "momentum": 0.9},
+        "RMSprop", {"alpha": 0.8, "centered": True, "momentum": 0.9, "eps": 1e-7},
+    ),
+    (
+        Adagrad, {"learning_rate": 0.01, "epsilon": 1e-3},
+        "Adagrad", {"lr": 0.01, "initial_accumulator_value": 0.1, "eps": 1e-3},
+    ),
+    (Adadelta, {"learning_rate": 0.5}, "Adadelta", {"lr": 0.5, "rho": 0.95, "eps": 1e-7}),
 ]  # fmt: skip
 EACH = pytest.mark.parametrize("kind, options, name, theirs", PAIRS)
 
@@ -70,7 +101,7 @@ class TestPyTorch:
         others = [torch.tensor(p.numpy().copy(), requires_grad=True) for p in ours]
         optimizer = kind(ours, **options)
         other = getattr(torch.optim, name)(others, **theirs)
-        for step in range(12):
+        for step in range(20):
             gradients = random_gradients(ours)
             for i in range(len(gradients)):
                 if (step + i) % 4 == 0:
@@ -119,7 +150,24 @@ class TestPyTorch:
             assert norm == pytest.approx(min(limit, norm))
 
 
-@pytest.mark.parametrize("kind", [SGD, Adam, AdamW])
+def amsgrad(parameters, rate=1e-3, **options):
+    return Adam(parameters, rate, amsgrad=True, **options)
+
+
+def full_rmsprop(parameters, rate=1e-3, **options):
+    return RMSProp(parameters, rate, centered=True, momentum=0.9, **options)
+
+
+def lookahead(parameters, rate=1e-3, **options):
+    return Lookahead(Adam(parameters, rate, **options), k=2)
+
+
+KINDS = [
+    SGD, Adam, AdamW, RAdam, Adamax, Adagrad, Adadelta, amsgrad, full_rmsprop, lookahead,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
 class TestForms:
     def test_threads_do_not_change_a_bit(self, kind):
         results = []
@@ -150,7 +198,7 @@ class TestForms:
     def test_mixed_dtypes(self, kind):
         mixed = [Parameter(rng.normal(size=4).astype(d)) for d in ("float32", "float64", "float16")]
         start = values(mixed)
-        optimizer = kind(mixed, 0.1, global_clipnorm=1.0)
+        optimizer = kind(mixed, 100.0 if kind is Adadelta else 0.1, global_clipnorm=1.0)
         gradients = [md.tensor(np.ones(4, p.dtype)) for p in mixed]
         give(mixed[:1], gradients[:1])
         give(mixed[1:2], gradients[1:2])
@@ -174,7 +222,7 @@ class TestForms:
         assert counts.synchronisations == counts.uploads == 0
         same(device, values(host), rtol=1e-5, atol=1e-7)
 
-    def test_state_is_bit_exact(self, kind):
+    def test_state_is_bit_exact(self, kind, tmp_path):
         one, gradients = make(), [random_gradients(make()) for _ in range(6)]
         two = [Parameter(p.numpy().copy()) for p in one]
         schedule = schedules.CosineDecay(0.1, 6)
@@ -183,9 +231,8 @@ class TestForms:
             first.zero_grad()
             give(one, [None, *g[1:]] if g is gradients[1] else g)
             first.step()
-        state = first.state_dict()
-        arrays = state.pop("slots")
-        state = {**json.loads(json.dumps(state)), "slots": arrays}
+        md.save(tmp_path / "state.npz", optimizer=first)
+        state = md.load(tmp_path / "state.npz")["optimizer"]
         for p, q in zip(one, two, strict=True):
             q.assign_(p)
         second = kind(two, 123.0)
@@ -386,6 +433,133 @@ class TestRate:
         assert p.numpy()[0] == -0.5
 
 
+class TestLookahead:
+    def test_by_hand(self):
+        """theta <- k steps of the inner one; phi += alpha (theta - phi); theta = phi."""
+        parameters = make()
+        slow = values(parameters)
+        fast = [v.copy() for v in slow]
+        optimizer = Lookahead(SGD(parameters, 0.1), k=3, alpha=0.25)
+        for step in range(1, 8):
+            gradients = random_gradients(parameters)
+            optimizer.zero_grad()
+            give(parameters, gradients)
+            optimizer.step()
+            fast = [f - 0.1 * g.numpy() for f, g in zip(fast, gradients, strict=True)]
+            if step % 3 == 0:
+                slow = [s + 0.25 * (f - s) for s, f in zip(slow, fast, strict=True)]
+                fast = [s.copy() for s in slow]
+            same(parameters, fast, rtol=1e-12)
+
+    def test_it_begins_where_the_first_step_does(self):
+        p = Parameter(np.zeros(2))
+        optimizer = Lookahead(SGD([p], 1.0), k=1)
+        p.assign_(np.full(2, 10.0))  # weights loaded after the optimiser was made
+        give([p], [md.tensor(np.ones(2))])
+        optimizer.step()
+        assert p.numpy().tolist() == [9.5, 9.5]
+
+    def test_moving_keeps_the_slow_weights(self):
+        results = []
+        for devices in (["cpu"] * 8, ["strict", "strict", "cpu", "strict"] * 2):
+            layer = Dense(1, input_size=2, kernel_initializer="ones")
+            optimizer = Lookahead(Adam(layer, 0.1), k=3)
+            for device in devices:
+                layer.to(device)
+                optimizer.zero_grad()
+                md.sum(layer.kernel * layer.kernel).backward()
+                optimizer.step()
+            results.append(layer.kernel.numpy().copy())
+        np.testing.assert_allclose(*results, rtol=1e-5)
+
+    def test_it_is_the_inner_optimizer_to_others(self):
+        p = Parameter(np.zeros(2))
+        inner = Adam([p], 0.1)
+        optimizer = Lookahead(inner)
+        optimizer.learning_rate = 0.5
+        assert inner.learning_rate == optimizer.rate == 0.5 and optimizer.iterations == 0
+        assert optimizer.parameters == [p] and "Adam" in repr(optimizer)
+        with pytest.raises(SerializationError, match="state of 'Adam'"):
+            optimizer.load_state_dict(inner.state_dict())
+
+    def test_refusals(self):
+        inner = Adam([Parameter(np.zeros(1))])
+        with pytest.raises(TypeError, match="expected an optimiser"):
+            Lookahead([Parameter(np.zeros(1))])
+        with pytest.raises(ValueError, match="k: expected 1"):
+            Lookahead(inner, k=0)
+        with pytest.raises(ValueError, match="alpha"):
+            Lookahead(inner, alpha=0)
+
+
+class TestWeightDecay:
+    def test_of_some_parameters(self):
+        decaying, others = Parameter(np.ones((2, 2))), [Parameter(np.ones(2)) for _ in range(2)]
+        both = [others[0], decaying, others[1]]
+        for excluded in (others, lambda p: p.ndim < 2):
+            for p in both:
+                p.assign_(np.ones(p.shape))
+            optimizer = SGD(both, 0.5, weight_decay=0.2, exclude_from_weight_decay=excluded)
+            give(both, [md.tensor(np.zeros(p.shape)) for p in both])
+            optimizer.step()
+            assert (decaying.numpy() == 0.9).all()
+            assert all((p.numpy() == 1).all() for p in others)
+
+    def test_the_decaying_ones_are_one_stretch(self):
+        model = Sequential([Dense(3, input_size=3) for _ in range(4)])
+        optimizer = AdamW(model, exclude_from_weight_decay=lambda p: p.ndim < 2)
+        md.sum(model(np.ones((1, 3), np.float32))).backward()
+        (buffer,) = optimizer._flats
+        assert [task.decays for task in optimizer._tasks(buffer)] == [True, False]
+
+    def test_any_optimizer_has_it(self):
+        plain, decaying = Parameter(np.ones(2)), Parameter(np.ones(2))
+        for p, decay in ((plain, 0.0), (decaying, 0.1)):
+            give([p], [md.tensor(np.ones(2))])
+            RMSProp([p], 0.1, weight_decay=decay).step()
+        np.testing.assert_allclose(plain.numpy() - decaying.numpy(), 0.01)
+
+    def test_refusals(self):
+        p, q = Parameter(np.ones(1)), Parameter(np.ones(1))
+        with pytest.raises(ValueError, match="weight_decay: expected 0 or more"):
+            SGD([p], weight_decay=-1)
+        with pytest.raises(ValueError, match="1 of them are not among"):
+            SGD([p], weight_decay=0.1, exclude_from_weight_decay=[q])
+
+
+def test_a_scaled_step():
+    """Before clipping, by a number or by an array on the device."""
+    for scale in (0.5, np.array(0.5), md.backend.to_device(np.array(0.5), "strict")):
+        device = "cpu" if isinstance(scale, (float, np.ndarray)) else "strict"
+        for options, moved in (
+            ({}, 2.0),
+            ({"clipvalue": 1.0}, 1.0),
+            ({"global_clipnorm": 4.0}, 2.0),
+        ):
+            p = Parameter(np.zeros(1, np.float32), device=device)
+            optimizer = SGD([p], 1.0, **options)
+            give([p], [md.tensor([4.0], device=device)])
+            optimizer.step(scale)
+            assert p.numpy()[0] == -moved
+    p = Parameter(np.zeros(1, np.float32))
+    optimizer = SGD([p], 1.0, global_clipnorm=1.0)
+    give([p], [md.tensor([4.0])])
+    optimizer.step(0.5)
+    assert p.numpy()[0] == -1
+
+
+def test_centered_rmsprop_survives_a_constant_gradient():
+    """Whose variance is 0, or by rounding less."""
+    p = Parameter(np.zeros(64, np.float32))
+    optimizer = RMSProp([p], 1e-3, centered=True)
+    gradient = md.tensor(np.random.default_rng(0).uniform(0.1, 1, 64).astype(np.float32))
+    for _ in range(150):
+        optimizer.zero_grad()
+        give([p], [gradient])
+        optimizer.step()
+    assert np.isfinite(p.numpy()).all()
+
+
 class TestRefusals:
     def test_arguments(self):
         p = Parameter(np.zeros(1, np.float32))
@@ -437,7 +611,7 @@ def test_an_optimizer_of_ones_own():
 
 
 def test_blocks_are_smaller_than_the_split():
-    assert optimizers._BLOCK < optimizers._SPLIT
+    assert flat.BLOCK < flat.SPLIT
 
 
 def test_a_kept_gradient_that_was_overwritten_is_not_used():

@@ -5,34 +5,36 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from minidl import autodiff, backend, random, serialization
-from minidl.data import Batch
-from minidl.errors import SerializationError, ShapeError
-from minidl.graph import Tensor, wrap
+from minidl.errors import SerializationError
+from minidl.graph import Tensor, tensor
 from minidl.layers.layer import Layer
 from minidl.optimizers import Optimizer
 from minidl.training.callbacks import Callback, ProgressBar
 from minidl.training.history import History
-from minidl.training.metrics import Mean, Metric, as_metric, items
+from minidl.training.objective import Objective, place
 
 
 def fit(
     model: Layer,
-    loss: Callable | None,
+    loss: Any,
     optimizer: Optimizer,
     train: Iterable,
     validation: Iterable | None = None,
     epochs: int = 1,
     callbacks: Sequence[Callback] = (),
-    metrics: Sequence[Metric | Callable] = (),
+    metrics: Any = (),
     *,
+    loss_weights: Any = None,
+    accumulate: int = 1,
+    validation_freq: int = 1,
     resume: str | os.PathLike | None = None,
     read_every: int = 50,
     threads: int | None = None,
@@ -45,23 +47,36 @@ def fit(
     mask)`, as `md.data.Batches` gives them. Where inputs is a tuple the model gets its items as
     arguments. NumPy arrays are moved to the model's device, floats cast to its dtype.
     loss: called as `loss(targets, output)`, or with a mask `loss(targets, output, mask)`; returns a
-    scalar, to which the losses that layers added are added. None: these alone.
+    scalar, to which the losses that layers added are added. None: these alone. What it says it is
+    the mean over, `loss.count(targets, output[, mask])`, weighs the batch in means over batches;
+    the number of items where it says nothing.
     metrics: objects or functions called like the loss.
+    Several outputs: `loss` is a dict, or a list, with a function or None for each output of the
+    model, which gets the targets (and the mask, if there are several) of that name or place; its
+    mean is called "<name>_loss", or "output_0_loss". `metrics` may be a dict or list to match,
+    and `loss_weights` numbers to match: the loss is the weighted sum.
+    accumulate: make a step of the optimiser once in so many batches, and at the epoch's end, with
+    the gradient of them all as if they were one.
+    validation_freq: validate after every so many epochs, and the last.
     resume: a file that `callbacks.Checkpoint` wrote: go on from there, bit for bit.
-    read_every: read the loss, which waits for the device, once in so many steps and an epoch.
+    read_every: read the loss, which waits for the device, once in so many batches and an epoch.
     threads: run inside `md.threads` of this many (None: two, or one on a machine with one core).
     allocator: call `md.tune_allocator()`, which concerns the whole process and cannot be undone.
     verbose: show progress, unless `callbacks` has a ProgressBar.
 
     The model is left in training mode: `model.eval()` before it is used.
 
-    Ctrl-C ends the training after the step (or the validation) under way: callbacks get
+    Ctrl-C ends the training after the batch (or the validation) under way: callbacks get
     `on_interrupt`, a Checkpoint saves, and the history comes back with `interrupted` set. A second
     Ctrl-C stops at once.
     """
     if verbose and not any(isinstance(callback, ProgressBar) for callback in callbacks):
         callbacks = [*callbacks, ProgressBar()]
-    run = Run(model, loss, optimizer, train, validation, epochs, callbacks, metrics, read_every)
+    objective = Objective(loss, metrics, loss_weights)
+    run = Run(
+        model, objective, optimizer, train, validation, epochs, callbacks,
+        accumulate, validation_freq, read_every,
+    )  # fmt: skip
     if resume is not None:
         run.load(resume)
     if allocator:
@@ -71,139 +86,120 @@ def fit(
 
 
 def evaluate(
-    model: Layer, loss: Callable | None, data: Iterable, metrics: Sequence[Metric | Callable] = ()
+    model: Layer, loss: Any, data: Iterable, metrics: Any = (), loss_weights: Any = None
 ) -> dict[str, float]:
     """The loss and the metrics of `model` on `data`, in evaluation mode and unrecorded.
 
-    A batch counts by its items, or by the positions that its mask keeps. Layers get their modes
-    back.
+    The arguments are those of `fit`. Layers get their modes back.
     """
-    measures = [as_metric(metric) for metric in metrics]
-    for measure in measures:
-        measure.reset_state()
-    mean = Mean(name="loss")
-    modes = [(layer, layer.training) for _, layer in model.walk()]
+    return _measure(Objective(loss, metrics, loss_weights), model, data)
+
+
+def _measure(objective: Objective, model: Layer, data: Iterable) -> dict[str, float]:
+    objective.reset_state()
     device, dtype = model.device, model.dtype
+    with evaluating(model):
+        for batch in data:
+            batch = place(batch, device, dtype)
+            _, values, output = objective.forward(model, batch)
+            objective.update(batch, values, output)
+    return objective.results()
+
+
+@contextmanager
+def evaluating(model: Layer) -> Iterator[None]:
+    """Evaluation mode, and nothing recorded, inside; each layer gets its own mode back."""
+    modes = [(layer, layer.training) for _, layer in model.walk()]
     model.eval()
     try:
         with autodiff.no_grad():
-            for batch in data:
-                batch = place(batch, device, dtype)
-                value, output = forward(model, loss, batch)
-                _add(mean, value, batch)
-                for measure in measures:
-                    measure.update_state(batch.targets, output, batch.mask)
+            yield
     finally:
         for layer, mode in modes:
             layer.training = mode
-    return {"loss": mean.result(), **{m.name: m.result() for m in measures}}
-
-
-def forward(model: Layer, loss: Callable | None, batch: Batch) -> tuple[Tensor, Any]:
-    """The loss of a batch, with what layers added, and the model's output."""
-    inputs = batch.inputs if isinstance(batch.inputs, tuple) else (batch.inputs,)
-    model.losses()  # forgets what calls outside of training have added
-    output = model(*inputs)
-    mask = () if batch.mask is None else (batch.mask,)
-    terms = [] if loss is None else [loss(batch.targets, output, *mask)]
-    terms += model.losses()
-    if not terms:
-        raise ValueError("fit: loss: got None, and no layer added a loss; give a loss function")
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    if not isinstance(total, Tensor):
-        raise TypeError(
-            f"fit: loss: expected a Tensor, got {type(total).__name__}, which has no gradient; "
-            "compute it with minidl's ops"
-        )
-    if np.shape(total) != ():
-        raise ShapeError(f"fit: loss: expected a scalar, got {np.shape(total)}; take its mean")
-    return total, output
-
-
-def place(batch: Any, device: str, dtype: Any) -> Batch:
-    """A batch as Tensors on `device`, floats in `dtype`; Tensors are left as they are."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, (tuple, list)):
-            return type(value)(convert(item) for item in value)
-        if not backend.is_array(value):
-            return value
-        array = value.astype(dtype) if value.dtype.kind == "f" and value.dtype != dtype else value
-        return wrap(backend.to_device(array, device), None, None)
-
-    if not isinstance(batch, tuple) or not 2 <= len(batch) <= 3:
-        raise ValueError(
-            "fit: expected batches (inputs, targets) or (inputs, targets, mask), got "
-            f"{type(batch).__name__}; use md.data.Batches"
-        )
-    return Batch(*(convert(part) for part in batch))
-
-
-def _add(mean: Mean, value: Tensor, batch: Batch) -> None:
-    count = items(batch.inputs) if batch.mask is None else batch.mask.sum()
-    mean.add(value, count)
 
 
 # What `Run.save` writes, all of which `Run.load` needs.
 _PARTS = (
-    "model", "optimizer", "random", "data", "history", "callbacks", "measures", "place", "logs",
+    "model", "optimizer", "random", "data", "held_out", "history", "callbacks", "objective",
+    "place", "gathered", "logs",
 )  # fmt: skip
 
 
 class Run:
     """A training under way: what `fit` was given, and how far it has come.
 
-    epoch, batch and step count the finished ones: batch within the epoch, step over all epochs.
+    epoch, batch and step count what is finished: epochs, batches within the epoch, batches over all
+    epochs. (The optimiser's own `iterations` are fewer where gradients are accumulated.)
     """
 
     def __init__(
         self,
         model: Layer,
-        loss: Callable | None,
+        objective: Objective,
         optimizer: Optimizer,
         train: Iterable,
         validation: Iterable | None = None,
         epochs: int = 1,
         callbacks: Sequence[Callback] = (),
-        metrics: Sequence[Metric | Callable] = (),
+        accumulate: int = 1,
+        validation_freq: int = 1,
         read_every: int = 50,
     ) -> None:
-        self.model, self.loss, self.optimizer = model, loss, optimizer
+        self.model, self.objective, self.optimizer = model, objective, optimizer
         self.train, self.validation, self.epochs = train, validation, epochs
         self.callbacks = list(callbacks)
-        self.metrics = [as_metric(metric) for metric in metrics]
-        self.read_every = read_every
+        self.accumulate, self.read_every = accumulate, read_every
+        self.validation_freq = validation_freq
         self.history = History()
         self.epoch = self.batch = self.step = 0
         self.stop = False
+        self.saves = True  # False: checkpoints are left as they are
         self.logs: dict[str, float] = {}  # the last reading
-        self._mean = Mean(name="loss")
+        self._gathered, self._weight = 0, 0  # batches whose gradients wait, and their weight
+        self._batches: Any = None  # the iteration of `train` under way
         self._save_to: list[str | os.PathLike] = []
+        self._check()
         for callback in self.callbacks:
-            callback.run = self
-        self._check(metrics)
+            callback.set_run(self)
 
-    def _check(self, metrics: Sequence) -> None:
+    def _check(self) -> None:
         """TypeError and ValueError for what cannot be trained with."""
-        for name, value, mend in (
-            ("loss", self.loss, "md.losses.MeanSquaredError() or any function (targets, output)"),
-            *(("metrics", m, "md.metrics or functions of (targets, output)") for m in metrics),
-        ):
-            if value is not None and not callable(value) and not isinstance(value, Metric):
-                raise TypeError(f"fit: {name}: expected {mend}, got {value!r}")
         if not hasattr(self.optimizer, "zero_grad"):
             raise TypeError(
                 "fit: optimizer: expected one such as md.optimizers.Adam(model), got "
                 f"{self.optimizer!r}"
             )
-        names = ["loss", *(metric.name for metric in self.metrics)]
-        if len(set(names)) < len(names):
-            raise ValueError(
-                f"fit: metrics: expected different names, none of them 'loss', got {names[1:]}; "
-                "pass name= to one"
-            )
+        for name in ("accumulate", "validation_freq", "read_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"fit: {name}: expected 1 or more, got {getattr(self, name)}")
+        self._numbers()
+        known = self.names
+        for callback in self.callbacks:
+            if missing := [name for name in callback.reads if name not in known]:
+                raise ValueError(
+                    f"{type(callback).__name__}: {missing[0]!r} is not measured, only "
+                    f"{', '.join(known)}; give fit a validation or a metric, or, where a callback "
+                    "adds it, name it in that one's `adds`"
+                )
+
+    def _numbers(self) -> dict[str, float]:
+        """What has been measured so far. TypeError for a metric whose result is an array."""
+        found = self.objective.results()
+        for name, value in found.items():
+            if shape := np.shape(value):
+                raise TypeError(
+                    f"fit: metrics: {name}: expected a metric whose result is a number, got one of "
+                    f"shape {shape}; measure it with md.evaluate, or average it"
+                )
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        """The numbers that `on_epoch_end` will find in `logs`, as far as is declared."""
+        own = self.objective.names
+        held_out = [f"val_{name}" for name in own] if self.validation is not None else []
+        return [*own, *held_out, *(name for c in self.callbacks for name in c.adds)]
 
     @property
     def batches(self) -> int | None:
@@ -226,11 +222,11 @@ class Run:
 
     def _run_epoch(self) -> None:
         if self.batch == 0:
-            for measure in (self._mean, *self.metrics):
-                measure.reset_state()
+            self.objective.reset_state()
         self._call("on_epoch_begin", self.epoch)
         self._device, self._dtype = self.model.device, self.model.dtype
         batches: Iterator = iter(self.train)
+        self._batches = batches
         if self.batch and not hasattr(self.train, "load_state_dict"):
             batches = islice(batches, self.batch, None)  # what keeps no place is begun anew
         for batch in batches:
@@ -239,7 +235,7 @@ class Run:
             self.batch += 1
             self.step += 1
             if self.step % self.read_every == 0:
-                self.logs = self._read()
+                self.logs = self._numbers()  # waits for the device
             self._call("on_train_batch_end", self.batch - 1, self.logs)
             if self.stop:
                 break
@@ -255,32 +251,57 @@ class Run:
 
     def _train_step(self, batch: Any) -> None:
         batch = place(batch, self._device, self._dtype)
-        self.optimizer.zero_grad()
-        value, output = forward(self.model, self.loss, batch)
-        value.backward()
-        self.optimizer.step()
+        if self._gathered == 0:
+            self.optimizer.zero_grad()
+        total, values, output = self.objective.forward(self.model, batch)
+        if self.accumulate == 1:
+            total.backward()
+            self.optimizer.step()
+        else:
+            self._gather(total, self.objective.weight(batch, output))
         with autodiff.no_grad():
-            _add(self._mean, value, batch)
-            for metric in self.metrics:
-                metric.update_state(batch.targets, output, batch.mask)
+            self.objective.update(batch, values, output)
+
+    def _gather(self, total: Tensor, weight: Any) -> None:
+        """Add a batch's gradients, as many times as it has items, to those that wait."""
+        if isinstance(weight, np.generic):
+            weight = weight.item()  # as it comes back from a file
+        factor = weight.astype(total.dtype) if backend.is_array(weight) else weight
+        (total * factor).backward()
+        self._weight = self._weight + weight
+        self._gathered += 1
+        if self._gathered == self.accumulate:
+            self._step_gathered()
+
+    def _step_gathered(self) -> None:
+        """Make a step with the mean of the gradients that wait."""
+        weight = self._weight
+        if backend.is_array(weight):
+            weight = backend.namespace(weight).where(weight > 0, weight, 1)
+        self.optimizer.step(1.0 / (weight if backend.is_array(weight) else weight or 1))
+        self._gathered, self._weight = 0, 0
 
     def _end_epoch(self) -> None:
-        logs = self._read()
-        if self.validation is not None:
-            # Its own means: the metrics' must not lose what training has gathered.
-            before = [metric.state_dict() for metric in self.metrics]
-            measured = evaluate(self.model, self.loss, self.validation, self.metrics)
-            for metric, state in zip(self.metrics, before, strict=True):
-                metric.load_state_dict(state)
-            logs |= {f"val_{name}": value for name, value in measured.items()}
-        self._call("on_epoch_end", self.epoch, logs)
+        if self._gathered:
+            self._step_gathered()
+        logs = self._numbers()
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                stack.enter_context(callback.measuring())
+            last = self.epoch + 1 == self.epochs
+            if self.validation is not None and (
+                last or (self.epoch + 1) % self.validation_freq == 0
+            ):
+                # Its own means: the metrics' must not lose what training has gathered.
+                before = self.objective.state_dict()
+                measured = _measure(self.objective, self.model, self.validation)
+                self.objective.load_state_dict(before)
+                logs |= {f"val_{name}": value for name, value in measured.items()}
+            for callback in sorted(self.callbacks, key=lambda c: not c.adds):
+                callback.on_epoch_end(self.epoch, logs)
         self.history.append(self.epoch, logs)
         self.epoch, self.batch = self.epoch + 1, 0
         self.logs = {}
-
-    def _read(self) -> dict[str, float]:
-        """Loss and metrics of this epoch so far: waits for the device."""
-        return {m.name: m.result() for m in (self._mean, *self.metrics)}
 
     def _call(self, event: str, *args: Any) -> None:
         for callback in self.callbacks:
@@ -314,23 +335,30 @@ class Run:
             self._save_to.append(path)
 
     def _save_now(self) -> None:
-        for path in self._save_to:
+        for path in self._save_to if self.saves else ():
             self.save(path)
         self._save_to = []
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write everything that the next steps depend on."""
-        data = self.train.state_dict() if hasattr(self.train, "state_dict") else None
+        """Write everything that the next steps depend on; in `on_epoch_end` use `save_soon`."""
+        data = _state(self._batches) or _state(self.train)
+        waiting = self.optimizer.parameters if self._gathered else []
         serialization.save(
             path,
             model=self.model,
             optimizer=self.optimizer,
             random=random.generator(),
             data=data,
+            held_out=_state(self.validation),
             history=self.history,
-            callbacks=[callback.state_dict() for callback in self._lasting()],
-            measures=[m.state_dict() for m in (self._mean, *self.metrics)],
+            callbacks={name: c.state_dict() for name, c in self._lasting().items()},
+            objective=self.objective,
             place={"epoch": self.epoch, "batch": self.batch, "step": self.step},
+            gathered={
+                "batches": self._gathered,
+                "weight": float(self._weight),
+                "gradients": {str(i): p.grad for i, p in enumerate(waiting) if p.grad is not None},
+            },
             logs=self.logs,
         )
 
@@ -341,28 +369,47 @@ class Run:
             raise SerializationError(
                 f"resume: {name} holds no {', '.join(missing)}; give a file of callbacks.Checkpoint"
             )
-        lasting: list[Any] = [*self._lasting()]
-        measures: list[Any] = [self._mean, *self.metrics]
-        for own, saved, what in (
-            (lasting, state["callbacks"], "callbacks"),
-            (measures, state["measures"], "metrics"),
-        ):
-            if len(own) != len(saved):
-                raise SerializationError(f"resume: {name} was saved with other {what}")
+        lasting = self._lasting()
+        if set(state["callbacks"]) != set(lasting):
+            raise SerializationError(
+                f"resume: {name} was saved with other callbacks: "
+                f"{', '.join(state['callbacks']) or 'none'}; "
+                f"these are {', '.join(lasting) or 'none'}"
+            )
         if (state["data"] is None) == hasattr(self.train, "load_state_dict"):
             raise SerializationError(f"resume: {name} was saved with another kind of train")
-        both = state["callbacks"] + state["measures"]
-        for one, values in zip(lasting + measures, both, strict=True):
-            one.load_state_dict(values)  # first, so that a callback can refuse the whole
+        for key, callback in lasting.items():
+            callback.load_state_dict(state["callbacks"][key])  # first: it can refuse the whole
+        self.objective.load_state_dict(state["objective"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if hasattr(self.train, "load_state_dict"):
             self.train.load_state_dict(state["data"])
+        held_out: Any = self.validation
+        if hasattr(held_out, "load_state_dict") and state["held_out"] is not None:
+            held_out.load_state_dict(state["held_out"])  # the order decides how sums round
         random.generator().set_state(state["random"])
         self.history.load_state_dict(state["history"])
         self.epoch, self.batch, self.step = (state["place"][k] for k in ("epoch", "batch", "step"))
+        self._load_gathered(state["gathered"])
         self.logs = state["logs"]
 
-    def _lasting(self) -> list[Callback]:
-        """The callbacks that remember something."""
-        return [c for c in self.callbacks if type(c).state_dict is not Callback.state_dict]
+    def _load_gathered(self, state: dict[str, Any]) -> None:
+        self._gathered, self._weight = state["batches"], state["weight"]
+        for i, gradient in state["gradients"].items():
+            p = self.optimizer.parameters[int(i)]
+            p.grad = tensor(gradient, device=p.device)
+
+    def _lasting(self) -> dict[str, Callback]:
+        """The callbacks that remember something, by name; their order does not matter."""
+        found: dict[str, Callback] = {}
+        for callback in self.callbacks:
+            if type(callback).state_dict is not Callback.state_dict:
+                name = type(callback).__name__
+                alike = sum(key.split()[0] == name for key in found)
+                found[f"{name} {alike + 1}" if alike else name] = callback
+        return found
+
+
+def _state(data: Any) -> Any:
+    return data.state_dict() if hasattr(data, "state_dict") else None

@@ -242,7 +242,7 @@ class TestDevice:
                 metrics=metrics, read_every=10**9, **QUIET,
             )  # fmt: skip
         assert history["loss"][1] < history["loss"][0]
-        assert counts.synchronisations <= 2 * 4  # the epoch's end reads four columns of numbers
+        assert counts.synchronisations <= 2 * 5  # the epoch's end reads five columns of numbers
         # Up go ids, their mask, tags and their mask; the first step gathers the moved parameters.
         assert [step.uploads for step in steps[1:]] == [4] * 9
 
@@ -445,6 +445,54 @@ class TestResume:
             md.fit(model, CROSS_ENTROPY, optimizer, train, resume=path, **QUIET)
 
 
+class TestEvaluating:
+    def test_modes_and_recording(self):
+        model = Sequential([Dropout(0.5), Dense(1, input_size=1)])
+        model[0].training = False
+        with pytest.raises(KeyError), md.evaluating(model):
+            assert not model.training and not model[1].training
+            assert not model(np.ones((1, 1), np.float32)).requires_grad
+            raise KeyError
+        assert model.training and model[1].training and not model[0].training
+        assert model(np.ones((1, 1), np.float32)).requires_grad
+
+
+def test_validation_freq():
+    model, optimizer, train = line()
+    history = md.fit(
+        model, MeanSquaredError(), optimizer, train, train, 5, validation_freq=2, **QUIET
+    )
+    assert [value is not None for value in history["val_loss"]] == [False, True, False, True, True]
+
+
+def test_a_callback_may_go_through_the_training_data(tmp_path):
+    """It gets an order of its own, and `fit` goes on, and resumes, in its place."""
+
+    def run(look, stop=None, **options):
+        model, optimizer, train = tagging()
+        seen = []
+
+        def note(run):
+            if look and run.step in (2, 7):
+                assert len(list(train)) == 5
+                next(iter(train))
+            if run.step == stop:
+                run.stop = True
+            seen.append(model.tags.kernel.numpy().tobytes())
+
+        save = Checkpoint(tmp_path / "x.npz", every_epochs=99, every_steps=7)
+        md.fit(
+            model, CROSS_ENTROPY, optimizer, train, epochs=2, callbacks=[Do(note), save],
+            **QUIET, **options,
+        )  # fmt: skip
+        return seen
+
+    whole = run(True)
+    assert run(False)[:5] == whole[:5]
+    run(True, stop=7)
+    assert run(True, resume=tmp_path / "x.npz") == whole[7:]
+
+
 def test_losses_added_outside_of_training_do_not_count():
     """A callback may call the model between steps; the loss may call layers itself."""
 
@@ -530,10 +578,10 @@ class TestCallbacks:
     def test_model_checkpoint_refuses(self, tmp_path):
         model, optimizer, train = line()
         callbacks = [ModelCheckpoint(tmp_path / "x.npz", save_best_only=True)]
-        with pytest.raises(KeyError, match="'val_loss' is not measured, only loss"):
+        with pytest.raises(ValueError, match="'val_loss' is not measured, only loss"):
             md.fit(model, MeanSquaredError(), optimizer, train, callbacks=callbacks, **QUIET)
         with pytest.raises(ValueError, match="'min' or 'max'"):
-            ModelCheckpoint("x", mode="auto")
+            ModelCheckpoint("x", mode="best")
 
     def test_learning_rate_log(self):
         model, _, train = line()
@@ -568,3 +616,15 @@ def test_what_fit_does_not_take(changed, message):
     given = {"loss": MeanSquaredError(), "optimizer": SGD(model), "train": data} | changed
     with pytest.raises(TypeError, match=message):
         md.fit(model, **given, verbose=False)
+
+
+@pytest.mark.parametrize("metric", [md.metrics.ConfusionMatrix(3), md.metrics.F1Score(None)])
+def test_a_metric_whose_result_is_an_array_is_refused(metric):
+    model = md.layers.Dense(3, input_size=2)
+    loss = md.losses.SparseCategoricalCrossentropy(from_logits=True)
+    batch = (np.ones((3, 2), np.float32), np.array([0, 1, 2]))
+    with pytest.raises(TypeError, match="result is a number, got one of shape"):
+        md.fit(
+            model, loss, md.optimizers.SGD(model), [batch], metrics=[metric], verbose=False,
+            allocator=False,
+        )  # fmt: skip
