@@ -5,6 +5,7 @@ import importlib
 from minidl import (
     callbacks,
     data,
+    decoding,
     errors,
     functional,
     initializers,
@@ -14,6 +15,7 @@ from minidl import (
     ops,
     optimizers,
     random,
+    regularizers,
     schedules,
 )
 from minidl.autodiff import (
@@ -32,7 +34,7 @@ from minidl.graph import Parameter, Tensor, tensor
 from minidl.ops import *  # noqa: F403
 from minidl.random import seed
 from minidl.serialization import load, save
-from minidl.training import History, evaluate, fit
+from minidl.training import History, evaluate, evaluating, fit
 
 __version__ = "0.1.0"
 

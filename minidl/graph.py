@@ -310,15 +310,28 @@ class Tensor:
 
 
 class Parameter(Tensor):
-    """A tensor that is trained: a leaf with a name that its layer gives it."""
+    """A tensor that is trained: a leaf with a name, and perhaps a regularizer, from its layer."""
 
-    __slots__ = ("name",)
+    __slots__ = ("_regularizer", "name")
+
+    regularized = False  # whether any parameter ever got a regularizer: else nobody has to look
 
     def __init__(
         self, data: Any, name: str | None = None, dtype: Any = None, device: str | None = None
     ) -> None:
         super().__init__(data, requires_grad=True, dtype=dtype, device=device)
         self.name = name
+        self._regularizer: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def regularizer(self) -> Callable[[Tensor], Tensor] | None:
+        """A function to a scalar, which `losses()` of the layers around adds to a model's loss."""
+        return self._regularizer
+
+    @regularizer.setter
+    def regularizer(self, function: Callable[[Tensor], Tensor] | None) -> None:
+        self._regularizer = function
+        Parameter.regularized = True
 
     def __repr__(self) -> str:
         named = "" if self.name is None else f"name={self.name!r}, "

@@ -8,10 +8,11 @@ from typing import Any
 from minidl import ops
 
 _NAMES = (
-    "elu", "exp", "gelu", "leaky_relu", "log_softmax", "relu", "sigmoid", "silu", "softmax",
-    "softplus", "tanh",
+    "elu", "exp", "gelu", "glu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu",
+    "log_sigmoid", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softmax",
+    "softplus", "softsign", "tanh",
 )  # fmt: skip
-_SYNONYMS = {"swish": "silu"}
+_SYNONYMS = {"exponential": "exp", "hard_swish": "hard_silu", "swish": "silu"}
 
 
 def linear(x: Any) -> Any:

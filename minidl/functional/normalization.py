@@ -14,7 +14,7 @@ from minidl.graph import Tensor
 from minidl.samples import Draw, call, samples
 
 _BLOCK = 1 << 16  # elements that stay in the cache through all passes over them
-_SPLIT = 100_000  # elements from which half of the rows goes to the other thread
+SPLIT = 100_000  # elements from which half of the rows goes to the other thread
 
 
 def layer_normalization(
@@ -25,16 +25,22 @@ def layer_normalization(
     x: (..., n); gamma, beta: (n,) or None. Statistics of float16 are taken in float32. Raises
     ShapeError for other shapes. Ba, Kiros and Hinton 2016, eq. 4.
     """
+    check_vectors("layer_normalization", x, gamma, beta)
+    return _normalize(x, gamma, beta, epsilon)
+
+
+def check_vectors(op: str, x: Any, gamma: Any, beta: Any) -> tuple[int, ...]:
+    """The shape of `x`, if `gamma` and `beta` fit its last axis."""
     shape = np.shape(x)
     if not shape:
-        raise ShapeError("layer_normalization: x: expected one axis or more, got a scalar")
+        raise ShapeError(f"{op}: x: expected one axis or more, got a scalar")
     for name, value in (("gamma", gamma), ("beta", beta)):
         if value is not None and np.shape(value) != shape[-1:]:
             raise ShapeError(
-                f"layer_normalization: {name}: expected shape {shape[-1:]}, got {np.shape(value)}; "
-                "give one entry for each of the last axis of x"
+                f"{op}: {name}: expected shape {shape[-1:]}, got {np.shape(value)}; give one entry "
+                "for each of the last axis of x"
             )
-    return _normalize(x, gamma, beta, epsilon)
+    return shape
 
 
 @primitive(floats=True, residuals=True)
@@ -62,7 +68,7 @@ def _normalize(x, gamma, beta, epsilon):
         if beta is not None:
             out[start:stop] += beta
 
-    _in_blocks(normalize, rows.shape)
+    in_blocks(normalize, rows.shape)
     return out.astype(x.dtype, copy=False).reshape(x.shape), (normal, scale)
 
 
@@ -84,22 +90,22 @@ def _normalize_rule(g, gamma, gamma_dtype, kept, needs):
 
 def _normalize_backward(g, gamma, normal, scale, needs):
     dx, width = np.empty_like(normal), normal.shape[1]
+    weights = np.full(width, 1 / max(1, width), normal.dtype)
+    weights = weights if gamma is None else weights * gamma  # of means of h, as products
 
     def backward(start, stop):
         part, y, h = g[start:stop], normal[start:stop], dx[start:stop]
-        np.multiply(part, y, out=h)
+        product = part * y
         ones = np.ones(len(y), y.dtype)
-        sums = (ones @ h if needs[1] else None, ones @ part if needs[2] else None)
-        if gamma is not None:
-            h *= gamma
-        slope = _mean(h)
+        sums = (ones @ product if needs[1] else None, ones @ part if needs[2] else None)
+        mean, slope = part @ weights, product @ weights
         np.multiply(part, 1 if gamma is None else gamma, out=h)
-        h -= _mean(h)
-        h -= y * slope
+        h -= mean[:, None]
+        h -= np.multiply(y, slope[:, None], out=product)
         h *= scale[start:stop]
         return sums
 
-    parts = _in_blocks(backward, normal.shape)
+    parts = in_blocks(backward, normal.shape)
     zeros = np.zeros(width, normal.dtype)
     return dx, [sum((p[i] for p in parts), zeros) if needs[i + 1] else None for i in range(2)]
 
@@ -130,12 +136,12 @@ def _mean(rows: Array) -> Array:
     return (rows @ np.full(rows.shape[1], 1 / n, rows.dtype))[:, None]
 
 
-def _in_blocks(work, shape) -> list:  # type: ignore[no-untyped-def]
+def in_blocks(work, shape) -> list:  # type: ignore[no-untyped-def]
     """work(start, stop) on blocks of rows, half of them on the other thread; results in order."""
     count, width = shape
     step = max(1, _BLOCK // max(1, width))
     bounds = [(i, min(i + step, count)) for i in range(0, count, step)]
-    if count * width < _SPLIT:
+    if count * width < SPLIT:
         return [work(*pair) for pair in bounds]
     middle = len(bounds) // 2
     first, second = in_two(

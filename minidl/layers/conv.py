@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minidl import ops
+from minidl import ops, regularizers
 from minidl.errors import ShapeError
 from minidl.functional.activations import activation as get_activation
 from minidl.graph import Tensor
@@ -31,6 +31,9 @@ class Conv1D(Layer):
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
         input_size: int | None = None,
     ) -> None:
         self.filters = filters
@@ -43,7 +46,9 @@ class Conv1D(Layer):
         self.use_bias = use_bias
         self._fused = "relu" if activation in ("relu", ops.relu) else None
         self._activate = get_activation(None if self._fused else activation)
-        self._initializers = kernel_initializer, bias_initializer
+        self._kernel = kernel_initializer, "kernel", None, kernel_regularizer
+        self._bias = bias_initializer, "bias", None, bias_regularizer
+        self.activity_regularizer = regularizers.get(activity_regularizer)
         if input_size is not None:
             self.build((None, None, input_size))
 
@@ -54,12 +59,9 @@ class Conv1D(Layer):
                 f"Conv1D: groups: expected a divisor of {channels} channels and {self.filters} "
                 f"filters, got {self.groups}"
             )
-        kernel_initializer, bias_initializer = self._initializers
         shape = (self.kernel_size, channels // self.groups, self.filters)
-        self.kernel = self.add_weight(shape, kernel_initializer, "kernel")
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight((self.filters,), bias_initializer, "bias")
+        self.kernel = self.add_weight(shape, *self._kernel)
+        self.bias = self.add_weight((self.filters,), *self._bias) if self.use_bias else None
 
     def call(self, x: Any) -> Tensor:
         out = ops.conv1d(

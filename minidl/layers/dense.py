@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minidl import ops
+from minidl import ops, regularizers
 from minidl.functional.activations import activation as get_activation
 from minidl.graph import Tensor
 from minidl.layers.layer import Layer
@@ -23,22 +23,24 @@ class Dense(Layer):
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
         input_size: int | None = None,
     ) -> None:
         self.units = units
         self.activation = activation
         self.use_bias = use_bias
         self._activate = get_activation(activation)
-        self._initializers = kernel_initializer, bias_initializer
+        self._kernel = kernel_initializer, "kernel", None, kernel_regularizer
+        self._bias = bias_initializer, "bias", None, bias_regularizer
+        self.activity_regularizer = regularizers.get(activity_regularizer)
         if input_size is not None:
             self.build((None, input_size))
 
     def build(self, input_shape: Any) -> None:
-        kernel_initializer, bias_initializer = self._initializers
-        self.kernel = self.add_weight((input_shape[-1], self.units), kernel_initializer, "kernel")
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight((self.units,), bias_initializer, "bias")
+        self.kernel = self.add_weight((input_shape[-1], self.units), *self._kernel)
+        self.bias = self.add_weight((self.units,), *self._bias) if self.use_bias else None
 
     def call(self, x: Any) -> Tensor:
         out = ops.matmul(x, self.kernel)

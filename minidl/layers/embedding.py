@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl import ops
+from minidl import ops, regularizers
 from minidl.graph import Tensor, unwrap
 from minidl.layers.layer import Layer
 
@@ -19,12 +19,20 @@ class Embedding(Layer):
     """
 
     def __init__(
-        self, input_dim: int, output_dim: int, embeddings_initializer: Any = "uniform"
+        self,
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        activity_regularizer: Any = None,
     ) -> None:
         self.input_dim = input_dim
         self.output_dim = output_dim
-        shape = (input_dim, output_dim)
-        self.embeddings = self.add_weight(shape, embeddings_initializer, "embeddings")
+        self.activity_regularizer = regularizers.get(activity_regularizer)
+        self.embeddings = self.add_weight(
+            (input_dim, output_dim), embeddings_initializer, "embeddings",
+            regularizer=embeddings_regularizer,
+        )  # fmt: skip
 
     def call(self, ids: Any) -> Tensor:
         found = unwrap(ids)
@@ -33,3 +41,8 @@ class Embedding(Layer):
                 f"Embedding: ids: expected 0 to {self.input_dim - 1}, got {found.min()}"
             )
         return ops.take(self.embeddings, ids, axis=0)
+
+    def attend(self, x: Any) -> Tensor:
+        """x @ embeddings.T: (..., output_dim) -> (..., input_dim), a score for each id: the output
+        layer of a model that ties it to its input's table (Press and Wolf 2017)."""
+        return ops.matmul(x, ops.transpose(self.embeddings))

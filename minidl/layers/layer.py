@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl import autodiff, backend, initializers
+from minidl import autodiff, backend, initializers, regularizers
 from minidl.errors import BuildError, SerializationError, ShapeError
 from minidl.graph import Leaf, Parameter, Tensor
 
@@ -35,6 +35,7 @@ class Layer:
     _buffers: tuple[str, ...] = ()
     _inline: tuple[str, ...] = ()  # attributes whose members are named without the attribute
     _output_shape: Any = None
+    activity_regularizer: Callable[[Tensor], Tensor] | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -50,11 +51,17 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} has no call(); write call(self, x)")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.built:
-            self._build_for(args[0] if args else next(iter(kwargs.values()), None))
-        output = self.call(*args, **kwargs)
+        try:
+            if not self.built:
+                self._build_for(args[0] if args else next(iter(kwargs.values()), None))
+            output = self.call(*args, **kwargs)
+        except Exception as error:
+            _note_layer(error, self, args)
+            raise
         if self._output_shape is None:
             self._output_shape = _shape(output)
+        if self.activity_regularizer is not None:
+            self.add_loss(regularizers.per_item(self.activity_regularizer, output))
         return output
 
     def _build_for(self, x: Any) -> None:
@@ -91,6 +98,9 @@ class Layer:
         Raises BuildError, naming the layers, while the sizes of some are unknown.
         """
         self._require_built("parameters")
+        yield from self._made_parameters()
+
+    def _made_parameters(self) -> Iterator[tuple[str, Parameter]]:
         seen: set[int] = set()
         for prefix, layer in self.walk():
             for name, member in layer.members():
@@ -130,11 +140,17 @@ class Layer:
         initializer: Any = "glorot_uniform",
         name: str | None = None,
         dtype: Any = None,
+        regularizer: Any = None,
     ) -> Parameter:
-        """A new Parameter on the current device: `self.kernel = self.add_weight((3, 4))`."""
+        """A new Parameter on the current device: `self.kernel = self.add_weight((3, 4))`.
+
+        regularizer: what `minidl.regularizers.get` takes; its penalty is one of `losses()`.
+        """
         values = initializers.get(initializer)(tuple(shape), dtype or backend.current_dtype())
         parameter = Parameter(values, name=name, device=backend.current_device())
         parameter.requires_grad = self._trainable
+        if regularizer is not None:
+            parameter.regularizer = regularizers.get(regularizer)
         return parameter
 
     def add_buffer(self, name: str, value: Any) -> None:
@@ -162,10 +178,21 @@ class Layer:
         _pending.add(self)
 
     def losses(self) -> list[Tensor]:
-        """What this layer and those inside added by `add_loss`, and forget it.
+        """What this layer and those inside added by `add_loss`, and the penalties of parameters.
 
-        Losses of several calls add up until they are asked for; `fit` asks at every step.
+        What was added is forgotten; that of several calls adds up until it is asked for, as `fit`
+        does at every step. The penalty of a parameter with a regularizer (see `add_weight`) is
+        there once, however often the parameter is used, and not while it is frozen.
         """
+        found = self.forget_losses()
+        if Parameter.regularized:
+            for _, p in self._made_parameters():
+                if p.regularizer is not None and p.requires_grad:
+                    found.append(p.regularizer(p))
+        return found
+
+    def forget_losses(self) -> list[Tensor]:
+        """Only what was added by `add_loss`, and forget it."""
         if not _pending:
             return []
         found = [layer for _, layer in self.walk() if layer in _pending]
@@ -313,8 +340,7 @@ class Layer:
         return _table(rows) + "\n" + self._totals()
 
     def _totals(self) -> str:
-        unique = {id(m): m for _, layer in self.walk() for _, m in layer.members()}
-        parameters = [m for m in unique.values() if isinstance(m, Parameter)]
+        parameters = [p for _, p in self._made_parameters()]
         total = sum(p.size for p in parameters)
         trainable = sum(p.size for p in parameters if p.requires_grad)
         text = f"{total:,} parameters, {trainable:,} of them trainable"
@@ -343,6 +369,19 @@ def _marking_built(build: Callable) -> Callable:
             self.trainable = False
 
     return wrapped
+
+
+def _note_layer(error: Exception, layer: Layer, args: tuple) -> None:
+    """Note on `error` the innermost layer that it left, named as `layer`, which it leaves, does."""
+    inner, given = vars(error).setdefault("_left", (layer, [s for a in args if (s := _shape(a))]))
+    name = next((name for name, found in layer.walk() if found is inner), None)
+    if name is None:  # called by other means than as a member
+        return
+    kind = type(inner).__name__
+    place = f"{name} ({kind}) of {type(layer).__name__}" if name else kind
+    shapes = f", given {', '.join(map(str, given))}" if given else ""
+    notes = [n for n in getattr(error, "__notes__", ()) if not n.startswith("in layer ")]
+    error.__notes__ = [*notes, f"in layer {place}{shapes}"]  # type: ignore[attr-defined]
 
 
 def _members(name: str, value: Any) -> Iterator[tuple[str, Parameter | Layer]]:
@@ -385,7 +424,8 @@ def _options(layer: Layer) -> Iterator[str]:
     """`name=value` for the constructor's arguments that are kept and not defaults."""
     for name, p in inspect.signature(type(layer).__init__).parameters.items():
         value = getattr(layer, name, p.default)
-        if name == "self" or value is None or isinstance(value, Tensor):
+        several = p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        if name == "self" or several or value is None or isinstance(value, Tensor):
             continue
         value = getattr(value, "__name__", value)
         if value != p.default:

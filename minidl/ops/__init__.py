@@ -8,9 +8,11 @@ from minidl.ops import (
     comparison,
     convolution,
     elementwise,
+    gated_convolution,
     indexing,
     joining,
     linalg,
+    pooling,
     products,
     reduction,
     shape,
@@ -19,16 +21,18 @@ from minidl.ops.activations import *  # noqa: F403
 from minidl.ops.comparison import *  # noqa: F403
 from minidl.ops.convolution import *  # noqa: F403
 from minidl.ops.elementwise import *  # noqa: F403
+from minidl.ops.gated_convolution import *  # noqa: F403
 from minidl.ops.indexing import *  # noqa: F403
 from minidl.ops.joining import *  # noqa: F403
 from minidl.ops.linalg import *  # noqa: F403
+from minidl.ops.pooling import *  # noqa: F403
 from minidl.ops.products import *  # noqa: F403
 from minidl.ops.reduction import *  # noqa: F403
 from minidl.ops.shape import *  # noqa: F403
 
 _MODULES = (
     elementwise, comparison, activations, reduction, shape, joining, indexing, products, linalg,
-    convolution,
+    convolution, gated_convolution, pooling,
 )  # fmt: skip
 __all__ = [name for module in _MODULES for name in module.__all__]
 graph.bind(sys.modules[__name__])

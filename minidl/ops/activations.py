@@ -7,9 +7,14 @@ from typing import Any
 
 from minidl.autodiff import Draw, call, primitive, samples
 from minidl.backend import Array, namespace
-from minidl.ops.elementwise import erf, exp, halves, minimum, tanh
+from minidl.errors import ShapeError
+from minidl.ops.elementwise import absolute, clip, erf, exp, halves, minimum, tanh
+from minidl.ops.shape import one_axis, shape_of
 
-__all__ = ["elu", "gelu", "leaky_relu", "relu", "sigmoid", "silu", "softplus"]
+__all__ = [
+    "elu", "gelu", "glu", "hard_sigmoid", "hard_silu", "hard_tanh", "leaky_relu", "log_sigmoid",
+    "mish", "relu", "relu6", "selu", "sigmoid", "silu", "softplus", "softsign",
+]  # fmt: skip
 
 
 def _exponent_limit(dtype: Any) -> float:
@@ -61,6 +66,37 @@ def silu(x: Array) -> Array:
     return x * sigmoid(x)
 
 
+def mish(x: Array) -> Array:
+    """x * tanh(softplus(x)), elementwise (Misra 2019)."""
+    return x * tanh(softplus(x))
+
+
+def log_sigmoid(x: Array) -> Array:
+    """log(sigmoid(x)) = -softplus(-x), elementwise: no underflow."""
+    return -softplus(-x)
+
+
+def softsign(x: Array) -> Array:
+    """x / (1 + |x|), elementwise."""
+    return x / (1 + absolute(x))
+
+
+def glu(x: Array, axis: int = -1) -> Array:
+    """a * sigmoid(b), where a and b are the halves of `x` along `axis` (Dauphin et al. 2016).
+
+    Raises ShapeError for a side of odd length.
+    """
+    shape = shape_of(x)
+    axis = one_axis("glu", axis, len(shape))
+    if shape[axis] % 2:
+        raise ShapeError(
+            f"glu: x: expected an even number of entries along axis {axis}, got shape {shape}; "
+            "give it values and gates, as many of each"
+        )
+    before, half = (slice(None),) * axis, shape[axis] // 2
+    return x[(*before, slice(None, half))] * sigmoid(x[(*before, slice(half, None))])
+
+
 def gelu(x: Array, approximate: str | None = None) -> Array:
     """x times the normal distribution function of x, elementwise (Hendrycks and Gimpel 2016).
 
@@ -103,8 +139,23 @@ _gelu_tanh.defvjp(x=_gelu_tanh_by_x)
 @samples(sigmoid)
 @samples(softplus)
 @samples(silu)
+@samples(mish)
+@samples(log_sigmoid)
 def _(draw: Draw):
     return call(draw.array(draw.shape(), -4.0, 4.0))
+
+
+@samples(softsign)
+def _(draw: Draw):
+    return call(draw.array(draw.shape(), away=(0.0,)))  # the second derivative jumps there
+
+
+@samples(glu)
+def _(draw: Draw):
+    shape = list(draw.shape(min_dims=1))
+    axis = draw.integer(-len(shape), len(shape) - 1)
+    shape[axis] *= 2
+    return call(draw.array(shape), axis)
 
 
 @samples(gelu)
@@ -164,3 +215,45 @@ elu.defvjp(x=lambda g, x, alpha: g * (x > 0) + g * (float(alpha) * exp(minimum(x
 @samples(elu)
 def _(draw: Draw):
     return call(draw.array(draw.shape(), away=(0.0,)), draw.choice([1.0, 0.5]))
+
+
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
+
+def selu(x: Array) -> Array:
+    """scale * elu(x, alpha), elementwise, with the two constants that keep mean 0 and variance 1
+    from layer to layer (Klambauer et al. 2017)."""
+    return SELU_SCALE * elu(x, SELU_ALPHA)
+
+
+def relu6(x: Array) -> Array:
+    """min(max(x, 0), 6), elementwise."""
+    return clip(x, 0.0, 6.0)
+
+
+def hard_sigmoid(x: Array) -> Array:
+    """min(max(x / 6 + 1/2, 0), 1), elementwise: sigmoid in three straight pieces."""
+    return clip(x * (1 / 6) + 0.5, 0.0, 1.0)
+
+
+def hard_silu(x: Array) -> Array:
+    """x * hard_sigmoid(x), elementwise (Howard et al. 2019, "hard swish")."""
+    return x * hard_sigmoid(x)
+
+
+def hard_tanh(x: Array) -> Array:
+    """min(max(x, -1), 1), elementwise."""
+    return clip(x, -1.0, 1.0)
+
+
+@samples(selu)
+def _(draw: Draw):
+    return call(draw.array(draw.shape(), away=(0.0,)))
+
+
+@samples(relu6)
+@samples(hard_sigmoid)
+@samples(hard_silu)
+@samples(hard_tanh)
+def _(draw: Draw):
+    return call(draw.array(draw.shape(), -8.0, 8.0, away=(-3.0, -1.0, 0.0, 1.0, 3.0, 6.0)))

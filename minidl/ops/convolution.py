@@ -53,12 +53,13 @@ def conv1d(
             f"conv1d: activation: expected None or 'relu', got {activation!r}; apply others to the "
             "result"
         )
-    _check(shape_of(x), shape_of(kernel), None if bias is None else shape_of(bias), groups)
+    vector = None if bias is None else shape_of(bias)
+    check_shapes("conv1d", shape_of(x), shape_of(kernel), vector, groups)
     for name, value in (("stride", stride), ("dilation", dilation)):
         if count_of("conv1d", name, value) == 0:
             raise ShapeError(f"conv1d: {name}: expected 1 or more, got 0; use 1")
     time, size = shape_of(x)[1], shape_of(kernel)[0]
-    widths = _widths(padding, time, size, stride, dilation)
+    widths = paddings(padding, time, size, stride, dilation)
     if 0 < time < dilation * (size - 1) + 1 - sum(widths):
         raise ShapeError(
             f"conv1d: x: expected at least {dilation * (size - 1) + 1} steps for a kernel of size "
@@ -69,35 +70,35 @@ def conv1d(
     return op(x, kernel, bias, Geometry(stride, *widths, dilation, groups))
 
 
-def _check(x: tuple, kernel: tuple, bias: tuple | None, groups: int) -> None:
+def check_shapes(op: str, x: tuple, kernel: tuple, bias: tuple | None, groups: int = 1) -> None:
     if len(x) != 3:
         raise ShapeError(
-            f"conv1d: x: expected (batch, time, channels), got {x}; use x[None] for one item, "
+            f"{op}: x: expected (batch, time, channels), got {x}; use x[None] for one item, "
             "x[..., None] for one channel"
         )
     if len(kernel) != 3 or kernel[0] == 0:
         raise ShapeError(
-            "conv1d: kernel: expected (size, channels // groups, filters) with size 1 or more, got "
+            f"{op}: kernel: expected (size, channels // groups, filters) with size 1 or more, got "
             f"{kernel}; give kernel three such axes"
         )
     if groups < 1 or x[2] % groups or kernel[2] % groups:
         raise ShapeError(
-            f"conv1d: groups: expected a divisor of {x[2]} channels and {kernel[2]} filters, got "
+            f"{op}: groups: expected a divisor of {x[2]} channels and {kernel[2]} filters, got "
             f"{groups}; use 1"
         )
     if kernel[1] != x[2] // groups:
         raise ShapeError(
-            f"conv1d: kernel: expected shape ({kernel[0]}, {x[2] // groups}, {kernel[2]}), got "
+            f"{op}: kernel: expected shape ({kernel[0]}, {x[2] // groups}, {kernel[2]}), got "
             f"{kernel}; make kernel.shape[1] equal x.shape[2] // groups"
         )
     if bias is not None and bias != kernel[2:]:
         raise ShapeError(
-            f"conv1d: bias: expected shape {kernel[2:]}, got {bias}; make bias.shape[0] equal "
+            f"{op}: bias: expected shape {kernel[2:]}, got {bias}; make bias.shape[0] equal "
             "kernel.shape[2]"
         )
 
 
-def _widths(padding: Any, time: int, size: int, stride: int, dilation: int) -> tuple[int, int]:
+def paddings(padding: Any, time: int, size: int, stride: int, dilation: int) -> tuple[int, int]:
     """`padding` as zeros on the left and on the right."""
     reach = dilation * (size - 1)
     if isinstance(padding, str):
@@ -150,7 +151,7 @@ def conv1d_definition(
 ) -> Any:
     """conv1d as it is defined: for each tap, the steps that it meets times its matrix; summed."""
     size, channels, filters = shape_of(kernel)
-    left, right = _widths(padding, shape_of(x)[1], size, stride, dilation)
+    left, right = paddings(padding, shape_of(x)[1], size, stride, dilation)
     x = pad(x, ((0, 0), (left, right), (0, 0)))
     steps = shape_of(x)[1] - dilation * (size - 1)
     parts = []
@@ -182,7 +183,7 @@ class Geometry(NamedTuple):
     groups: int
 
 
-def _matrices(kernel: Any, groups: int) -> Any:
+def matrices_of(kernel: Any, groups: int) -> Any:
     """The kernel as one matrix a group: (groups, size * channels // groups, filters // groups)."""
     size, channels, filters = kernel.shape
     return kernel.reshape(size * channels, groups, filters // groups).transpose(1, 0, 2)
@@ -194,7 +195,9 @@ def _by_group(x: Any, groups: int) -> Any:
     return x.reshape(batch * time, groups, channels // groups).transpose(1, 0, 2)
 
 
-def _columns(x: Any, steps: int, size: int, geometry: Geometry, start: int, stop: int) -> Iterator:
+def columns_of(
+    x: Any, steps: int, size: int, geometry: Geometry, start: int, stop: int
+) -> Iterator:
     """The windows that `steps` outputs see, as (groups, rows, size * channels // groups).
 
     Goes through the items `start` to `stop` of `x` in blocks, giving (items, windows) for each; all
@@ -223,19 +226,24 @@ def _columns(x: Any, steps: int, size: int, geometry: Geometry, start: int, stop
 def _gather(x: Any, windows: Any, geometry: Geometry, fresh: bool) -> None:
     """Write x[b, t * stride - left + tap * dilation] to windows[:, b, t, tap], tap after tap; what
     lies outside of x, the same in all blocks, becomes 0 in `fresh` windows."""
-    stride, left, _, dilation, groups = geometry
+    groups = geometry.groups
     items, time, channels = x.shape
     steps, size = windows.shape[2:4]
     by_group = x.reshape(items, time, groups, channels // groups).transpose(2, 0, 1, 3)
     for tap in range(size):
-        offset = tap * dilation - left
-        low = max(0, -(offset // stride))  # the first and the last step that see x here
-        high = max(low, min(steps, -((offset - time) // stride)))
+        low, high, seen = meeting(tap, steps, time, geometry)
         if fresh:
             windows[:, :, :low, tap] = windows[:, :, high:, tap] = 0
         if low < high:
-            seen = slice(low * stride + offset, (high - 1) * stride + offset + 1, stride)
             windows[:, :, low:high, tap] = by_group[:, :, seen]
+
+
+def meeting(tap: int, steps: int, time: int, geometry: Geometry) -> tuple[int, int, slice]:
+    """The outputs low to high - 1 that see one of `time` inputs through `tap`, and those inputs."""
+    stride, offset = geometry.stride, tap * geometry.dilation - geometry.left
+    low = max(0, -(offset // stride))
+    high = max(low, min(steps, -((offset - time) // stride)))
+    return low, high, slice(low * stride + offset, (high - 1) * stride + offset + 1, stride)
 
 
 def _products(x: Any, y: Any, out: Any = None) -> Any:
@@ -245,7 +253,7 @@ def _products(x: Any, y: Any, out: Any = None) -> Any:
     return namespace(x).matmul(x[0], y[0], out=None if out is None else out[0])
 
 
-def _over_batch(work: Callable[[int, int], Any], x: Any, products: int) -> list:
+def over_batch(work: Callable[[int, int], Any], x: Any, products: int) -> list:
     """The results of `work(start, stop)` over the batch of `x`: in two halves, where that pays."""
     batch = x.shape[0]
     if namespace(x) is not np or batch < 2 or products < SPLIT:
@@ -257,16 +265,16 @@ def _over_batch(work: Callable[[int, int], Any], x: Any, products: int) -> list:
 # --- The three ops --------------------------------------------------------------------------------
 
 
-def _convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool = False) -> Any:
+def convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool = False) -> Any:
     """One matrix product a block of windows; bias and relu while the block is in cache."""
     xp, (size, channels, filters) = namespace(x), kernel.shape
     stride, left, right, dilation, groups = geometry
     steps = max((left + x.shape[1] + right - dilation * (size - 1) - 1) // stride + 1, 0)
     out = xp.empty((x.shape[0], steps, filters), np.result_type(x.dtype, kernel.dtype))
-    matrices = _matrices(kernel, groups)
+    matrices = matrices_of(kernel, groups)
 
     def work(start: int, stop: int) -> None:
-        for items, columns in _columns(x, steps, size, geometry, start, stop):
+        for items, columns in columns_of(x, steps, size, geometry, start, stop):
             block = out[items]
             _products(columns, matrices, _by_group(block, groups))
             if bias is not None:
@@ -274,22 +282,22 @@ def _convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool
             if positive:
                 xp.maximum(block, 0, out=block)
 
-    _over_batch(work, x, out.size * size * channels)
+    over_batch(work, x, out.size * size * channels)
     return out
 
 
 @primitive
 def _conv1d(x, kernel, bias, geometry):
-    return _convolve(x, kernel, bias, geometry)
+    return convolve(x, kernel, bias, geometry)
 
 
 @primitive
 def _conv1d_relu(x, kernel, bias, geometry):
-    return _convolve(x, kernel, bias, geometry, positive=True)
+    return convolve(x, kernel, bias, geometry, positive=True)
 
 
 @primitive
-def _input_gradient(y, kernel, time, geometry):
+def input_gradient(y, kernel, time, geometry):
     """What `y`, of the output's shape, gives to each of the input's `time` steps."""
     stride, left, right, dilation, groups = geometry
     if stride > 1 or time == 0:
@@ -301,14 +309,14 @@ def _input_gradient(y, kernel, time, geometry):
     reverse = reverse.transpose(0, 3, 2, 1).reshape(size, filters // groups, groups * channels)
     left, right = dilation * (size - 1) - left, dilation * (size - 1) - right
     y = y[:, max(-left, 0) : y.shape[1] - max(-right, 0)]
-    return _convolve(y, reverse, None, Geometry(1, max(left, 0), max(right, 0), dilation, groups))
+    return convolve(y, reverse, None, Geometry(1, max(left, 0), max(right, 0), dilation, groups))
 
 
 def _scatter(y: Any, kernel: Any, time: int, geometry: Geometry) -> Any:
-    """`_input_gradient` for any stride: one product, then one addition a tap."""
+    """`input_gradient` for any stride: one product, then one addition a tap."""
     xp, (size, channels, _), (batch, steps, _) = namespace(y), kernel.shape, y.shape
     stride, left, right, dilation, groups = geometry
-    spread = _products(_by_group(y, groups), _matrices(kernel, groups).swapaxes(1, 2))
+    spread = _products(_by_group(y, groups), matrices_of(kernel, groups).swapaxes(1, 2))
     spread = spread.reshape(groups, batch, steps, size, channels).transpose(1, 2, 3, 0, 4)
     spread = spread.reshape(batch, steps, size, groups * channels)
     out = xp.zeros((batch, left + time + right, groups * channels), spread.dtype)
@@ -319,7 +327,7 @@ def _scatter(y: Any, kernel: Any, time: int, geometry: Geometry) -> Any:
 
 
 @primitive
-def _kernel_gradient(x, y, size, geometry):
+def kernel_gradient(x, y, size, geometry):
     """What `y`, of the output's shape, gives to the kernel."""
     xp, groups = namespace(x), geometry.groups
     steps, filters = y.shape[1:]
@@ -329,12 +337,12 @@ def _kernel_gradient(x, y, size, geometry):
     def work(start: int, stop: int) -> Any:
         total = xp.zeros((groups, size * channels, filters // groups), dtype)
         part = xp.empty_like(total)
-        for items, columns in _columns(x, steps, size, geometry, start, stop):
+        for items, columns in columns_of(x, steps, size, geometry, start, stop):
             _products(columns.swapaxes(1, 2), _by_group(y[items], groups), part)
             total += part
         return total
 
-    first, *second = _over_batch(work, x, y.size * size * channels)
+    first, *second = over_batch(work, x, y.size * size * channels)
     total = first + second[0] if second else first
     return total.transpose(1, 0, 2).reshape(size, channels, filters)
 
@@ -368,23 +376,23 @@ def _(draw: Draw):
 def _conv1d_relu_vjp(g, x, kernel, out, geometry, needs):
     g = _gate(g, stop_gradient(out))
     return (
-        _input_gradient(g, kernel, x.shape[1], geometry) if needs[0] else None,
-        _kernel_gradient(x, g, kernel.shape[0], geometry) if needs[1] else None,
+        input_gradient(g, kernel, x.shape[1], geometry) if needs[0] else None,
+        kernel_gradient(x, g, kernel.shape[0], geometry) if needs[1] else None,
         _sum_steps(g) if needs[2] else None,
     )
 
 
 _conv1d.defvjp(
-    x=lambda g, kernel, x_shape, geometry: _input_gradient(g, kernel, x_shape[1], geometry),
-    kernel=lambda g, x, kernel_shape, geometry: _kernel_gradient(x, g, kernel_shape[0], geometry),
+    x=lambda g, kernel, x_shape, geometry: input_gradient(g, kernel, x_shape[1], geometry),
+    kernel=lambda g, x, kernel_shape, geometry: kernel_gradient(x, g, kernel_shape[0], geometry),
     bias=_sum_steps,
 )
 _conv1d_relu.defvjp(joint=_conv1d_relu_vjp, of=("x", "kernel", "bias"))
-_input_gradient.defvjp(
+input_gradient.defvjp(
     y=lambda g, kernel, geometry: _conv1d(g, kernel, None, geometry),
-    kernel=lambda g, y, kernel_shape, geometry: _kernel_gradient(g, y, kernel_shape[0], geometry),
+    kernel=lambda g, y, kernel_shape, geometry: kernel_gradient(g, y, kernel_shape[0], geometry),
 )
-_kernel_gradient.defvjp(
-    x=lambda g, y, x_shape, geometry: _input_gradient(y, g, x_shape[1], geometry),
+kernel_gradient.defvjp(
+    x=lambda g, y, x_shape, geometry: input_gradient(y, g, x_shape[1], geometry),
     y=lambda g, x, geometry: _conv1d(x, g, None, geometry),
 )

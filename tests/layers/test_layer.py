@@ -149,6 +149,39 @@ class TestBuild:
             Layer()(batch(1))
 
 
+class TestErrors:
+    def note(self, model, *inputs):
+        with pytest.raises(ShapeError) as caught:
+            model(*inputs)
+        return caught.value.__notes__
+
+    def test_the_layer_is_named_as_the_outermost_names_it(self):
+        model = Model()
+        model(batch(4, 5))
+        model.heads["b"] = Sequential([Dense(2, input_size=7)])
+        outer = Sequential([model])
+        expected = ["in layer 0.heads.b.0 (Dense) of Sequential, given (4, 3)"]
+        assert self.note(outer, batch(4, 5)) == expected
+        assert self.note(outer, batch(4, 5)) == expected
+
+    def test_by_itself_and_while_building(self):
+        assert self.note(Dense(2, input_size=7), batch(4, 5)) == ["in layer Dense, given (4, 5)"]
+        conv = Sequential([layers.Conv1D(4, 3, groups=2)])
+        assert self.note(conv, batch(1, 6, 5)) == [
+            "in layer 0 (Conv1D) of Sequential, given (1, 6, 5)"
+        ]
+
+    def test_other_notes_stay(self):
+        class Wrong(Layer):
+            def call(self, x):
+                error = ShapeError("wrong")
+                error.add_note("look here")
+                raise error
+
+        notes = self.note(Sequential([Wrong()]), 3)
+        assert notes == ["look here", "in layer 0 (Wrong) of Sequential"]
+
+
 class TestModes:
     def test_train_and_eval_reach_all_layers(self):
         model = Sequential([Sequential([Dropout(0.5)])])
