@@ -79,6 +79,19 @@ def repeated(step: Callable[[], Any]) -> Run:
     return run
 
 
+def as_in_fit(run: Run) -> Run:
+    """With the threads and the allocator that `md.fit` uses."""
+    import minidl as md
+
+    md.tune_allocator()
+
+    def with_threads(count: int) -> Any:
+        with md.threads(2):
+            return run(count)
+
+    return with_threads
+
+
 def _load() -> None:
-    for module in ("tagger", "overhead"):
+    for module in ("tagger", "attention", "reading", "titles", "overhead"):
         importlib.import_module(f"benchmarks.{module}")

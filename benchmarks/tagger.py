@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.registry import REFERENCE, SAME_ALLOCATOR, Run, implements, repeated
+from benchmarks.registry import REFERENCE, SAME_ALLOCATOR, Run, as_in_fit, implements, repeated
 
 VOCABULARY, SIZE, LAYERS, TAGS, LENGTH, BATCH = 5_000, 128, 3, 9, 60, 64
 BATCHES = 8  # of W1, in turn
@@ -163,20 +163,7 @@ def _() -> Run:
         loss.backward()
         return loss
 
-    return _as_in_fit(repeated(step))
-
-
-def _as_in_fit(run: Run) -> Run:
-    """With the threads and the allocator that `md.fit` uses."""
-    import minidl as md
-
-    md.tune_allocator()
-
-    def with_threads(count: int) -> Any:
-        with md.threads(2):
-            return run(count)
-
-    return with_threads
+    return as_in_fit(repeated(step))
 
 
 @implements("W1c", REFERENCE, SAME_ALLOCATOR)

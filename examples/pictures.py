@@ -128,6 +128,19 @@ def learning_curve(
             axes.legend(frameon=False)
 
 
+def heat_map(path: str | Path, title: str, weights: np.ndarray, rows: str, columns: str) -> None:
+    """How much each character of `rows` looks at each of `columns`: weights (rows, columns).
+
+    White is nothing, dark the largest weight there is.
+    """
+    width = max(5.0, 0.42 * len(columns) + 1.2)
+    with page(path, width, max(2.4, 0.42 * len(rows) + 1.2)) as (figure, axes):
+        figure.suptitle(_with_note(title))
+        image = axes.imshow(weights, cmap="Blues", vmin=0, aspect="auto")
+        figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
+        _characters(axes, columns, [label(character) for character in rows])
+
+
 def trellis(
     path: str | Path,
     text: str,
@@ -223,7 +236,49 @@ def marginals(
         below.set_xlim(above.get_xlim())
 
 
-def _characters(axes, text: str, tags: str | None = None) -> None:
+def spans(
+    path: str | Path,
+    question: str,
+    passage: str,
+    ends: np.ndarray,
+    answer: str = "",
+    columns: int = 38,
+) -> None:
+    """p(the answer starts here) upwards and p(it ends here) downwards, under each character.
+
+    ends: (len(passage), 2). The passage is wrapped into lines of so many `columns`; the answer is
+    marked wherever it stands.
+    """
+    rows = max(1, -(-len(passage) // columns))
+    peak = float(ends.max(initial=1e-3))
+    with page(path, 12, 1.5 * rows + 0.8, nrows=rows, squeeze=False) as (figure, axes):
+        shown = "".join(map(label, question))
+        found = "".join(map(label, answer)) or "no answer"
+        figure.suptitle(_with_note(f"{shown}  {found}"))
+        for row, axis in enumerate(axes[:, 0]):
+            begin = row * columns
+            part = passage[begin : begin + columns]
+            start, end = ends[begin : begin + columns].T
+            places = range(len(part))
+            axis.bar(places, start, color=MARK, label="start")
+            axis.bar(places, -end, color=INK, label="end")
+            for place in places:
+                if _inside(passage, answer, begin + place):
+                    axis.axvspan(place - 0.5, place + 0.5, color=PALE, zorder=0)
+            _characters(axis, part)
+            axis.set_xlim(-0.6, columns - 0.4)
+            axis.set_ylim(-1.1 * peak, 1.1 * peak)
+            axis.set_yticks([-peak, 0, peak], [f"{peak:.2f}", "0", f"{peak:.2f}"])
+        axes[0, 0].legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+
+
+def _inside(passage: str, answer: str, place: int) -> bool:
+    """Whether the character at `place` belongs to the answer somewhere in the passage."""
+    first = max(0, place - len(answer) + 1)
+    return any(passage.startswith(answer, i) for i in range(first, place + 1)) and bool(answer)
+
+
+def _characters(axes, text: str, tags: Sequence[str] | None = None) -> None:
     axes.set_xticks(range(len(text)), [label(character) for character in text])
     axes.tick_params(axis="x", length=0, labelsize=14 if chinese_font() else 8)
     if tags is not None:

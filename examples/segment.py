@@ -215,6 +215,8 @@ def segment_text(model: Segmenter, text: str) -> Words:
 class ValidationScore(md.callbacks.Callback):
     """Adds the F1 of words on the validation split to each epoch's figures, as `val_f1`."""
 
+    adds = ("val_f1",)
+
     def __init__(self, sentences: list[Words], lexicon: frozenset[str]) -> None:
         self.sentences, self.lexicon = sentences, lexicon
         self.texts = ["".join(words) for words in sentences]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -118,7 +117,7 @@ class Segmenter(Layer):
     def segment(self, texts: Sequence[str], legal: bool = True) -> list[list[str]]:
         """The words of each text; no words for an empty one. `legal`: see `tags`."""
         words: list[list[str]] = [[] for _ in texts]
-        with evaluating(self):
+        with md.evaluating(self):
             for rows in length_groups(map(len, texts), self.POSITIONS):
                 ids, mask = self._batch([texts[i] for i in rows])
                 tags = self.tags(self(ids, mask), mask, legal).numpy()
@@ -135,7 +134,7 @@ class Segmenter(Layer):
 
         The marginals p(tag | text), (time, tags), are the gradient of log Z by the emissions.
         """
-        with evaluating(self):
+        with md.evaluating(self):
             ids, mask = self._batch([text])
             emissions = self(ids, mask)
             path, marginals = self.crf(emissions, mask), self.crf.marginals(emissions, mask)
@@ -212,15 +211,3 @@ def load(path: str | os.PathLike) -> Segmenter:
     model.load_state_dict(contents["model"])
     model.eval()
     return model
-
-
-@contextmanager
-def evaluating(model: Layer) -> Iterator[None]:
-    """Evaluation mode and nothing recorded inside; the mode comes back."""
-    mode = model.training
-    model.eval()
-    try:
-        with md.no_grad():
-            yield
-    finally:
-        model.train(mode)

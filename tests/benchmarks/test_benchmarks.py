@@ -23,7 +23,7 @@ def test_rows_of_a_quick_run(tmp_path, capsys):
 
 def test_a_group_of_workloads_goes_by_its_first_word():
     groups = {name.split()[0] for name in registry.workloads()}
-    assert groups == {"W1", "W1c", "W1v", "W8"}
+    assert groups >= {"W1", "W1c", "W1v", "W3", "W8"}
 
 
 def test_an_unknown_workload_is_refused():
