@@ -49,7 +49,7 @@ class _Column:
 
     def __init__(self, name: str, values: Any, limit: int | None) -> None:
         self.name, self.limit = name, limit
-        self.ragged = isinstance(values, list) and bool(values) and hasattr(values[0], "__len__")
+        self.ragged = isinstance(values, list) and bool(values) and np.ndim(values[0]) > 0
         self.values: Any = [np.asarray(v) for v in values] if self.ragged else np.asarray(values)
         if isinstance(self.values, np.ndarray) and self.values.dtype == object:
             raise ShapeError(f"Batches: {name}: expected an array or a list of sequences")

@@ -234,6 +234,8 @@ class Primitive:
             return self.apply(args, kwargs)
         if args and args[0].__class__ is list and self._bits[0] and not self.variadic:
             args = (array_of(self, args[0]), *args[1:])
+        if self.floats and args and getattr(args[0], "dtype", _FLOAT).kind in "iub":
+            args = (args[0].astype(backend.current_dtype()), *args[1:])
         try:
             out = self.function(*args, **kwargs)
         except TypeError:
@@ -461,6 +463,7 @@ class Primitive:
 
 
 _INTEGER = np.dtype(np.int64)
+_FLOAT = np.dtype(np.float32)
 
 
 def outputs_of(node: Node, out: tuple, version: list[int] | None = None) -> tuple[Tensor, ...]:

@@ -267,6 +267,13 @@ def test_integers_beside_floats_do_not_widen_them():
     assert (md.tensor([1, 2]) + md.tensor([1, 2])).dtype == np.int64
 
 
+def test_ops_of_floats_take_bare_integers_too():
+    x = np.array([1, 2])
+    assert md.mean(x) == 1.5 and md.mean(x).dtype == md.sigmoid(x).dtype == np.float32
+    steps = x.reshape(1, 2, 1)
+    assert md.mean_over_time(steps).item() == 1.5 and md.max_pool1d(steps).item() == 2
+
+
 def test_mixed_devices_are_refused_by_name():
     x = md.tensor([1.0, 2.0])
     with pytest.raises(DeviceError, match=r"multiply: .*x on cpu, y on strict"):

@@ -58,6 +58,11 @@ class TestForms:
         np.testing.assert_array_equal(batch.mask, batch.inputs[1])
         assert batch.targets[batch.mask].tolist() == [t for tags in TAGS for t in tags]
 
+    def test_a_list_of_single_values_is_an_array(self):
+        for values in ([np.array(1.0), np.array(2.0)], ["a", "b"]):
+            batch = next(iter(Batches(np.ones((2, 3)), values, shuffle=False)))
+            assert batch.targets.tolist() == np.array(values).tolist() and batch.mask is None
+
     def test_several_columns(self):
         (batch,) = Batches((SENTENCES, np.ones((6, 2))), (np.zeros(6), TAGS), batch_size=6)
         assert [a.shape for a in batch.inputs] == [(6, 4), (6, 4), (6, 2)]

@@ -80,6 +80,11 @@ class PReLU(Layer):
         input_size: int | None = None,
     ) -> None:
         self.shared_axes = tuple(shared_axes)
+        if any(axis < 1 for axis in self.shared_axes):
+            raise ValueError(
+                f"PReLU: shared_axes: expected axes from 1, the first after the batch, got "
+                f"{shared_axes}"
+            )
         self._alpha = alpha_initializer, alpha_regularizer
         if input_size is not None:
             self.build((None, *(1 for _ in self.shared_axes), input_size))

@@ -72,6 +72,10 @@ class Layer:
         with backend.device(device):
             self.build(_shape(x))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What `copy.deepcopy` copies: losses that wait are in a graph, and belong to the call."""
+        return {name: value for name, value in vars(self).items() if name != "_losses"}
+
     # Members
 
     def members(self) -> Iterator[tuple[str, Parameter | Layer]]:
@@ -172,7 +176,7 @@ class Layer:
             raise ShapeError(
                 f"add_loss: value: expected a scalar, got shape {np.shape(value)}; use md.mean"
             )
-        if self not in _pending:  # a copy of a layer has the list, but not its place among these
+        if self not in _pending:
             self._losses: list[Tensor] = []
         self._losses.append(value)
         _pending.add(self)

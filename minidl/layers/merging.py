@@ -83,7 +83,7 @@ class Dot(Layer):
 
     axes: one axis or a pair, not the batch. (batch, i, n) and (batch, j, n) at axes=2 give
     (batch, i, j); (batch, n) twice gives (batch, 1). normalize: of vectors of length 1, which makes
-    it the cosine of their angle. Raises ShapeError where the two sides differ.
+    it the cosine of their angle. Raises ShapeError where the two sides or the batches differ.
     """
 
     def __init__(self, axes: int | tuple[int, int], normalize: bool = False) -> None:
@@ -99,6 +99,11 @@ class Dot(Layer):
             raise ShapeError(
                 f"Dot: axes: expected two axes of one length, not the batch, got {self.axes} of "
                 f"shapes {shapes[0]} and {shapes[1]}"
+            )
+        if shapes[0][0] != shapes[1][0]:  # einsum would repeat a batch of 1
+            raise ShapeError(
+                f"Dot: inputs: expected as many items in both, got shapes {shapes[0]} and "
+                f"{shapes[1]}"
             )
         if self.normalize:
             x, y = (

@@ -25,7 +25,7 @@ class GaussianNoise(Layer):
     """While training, x + normal noise of standard deviation `stddev`."""
 
     def __init__(self, stddev: float) -> None:
-        if stddev < 0:
+        if not stddev >= 0:
             raise ValueError(f"GaussianNoise: stddev: expected a number >= 0, got {stddev}")
         self.stddev = stddev
 

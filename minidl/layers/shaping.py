@@ -9,7 +9,7 @@ from minidl import ops
 from minidl.errors import ShapeError
 from minidl.graph import Tensor
 from minidl.layers.layer import Layer
-from minidl.ops.shape import shape_of
+from minidl.ops.shape import count_of, shape_of
 
 
 class Flatten(Layer):
@@ -76,7 +76,7 @@ class ZeroPadding1D(Layer):
         self.padding = padding
 
     def call(self, x: Any) -> Tensor:
-        return ops.pad(x, ((0, 0), _pair(self.padding), (0, 0)))
+        return ops.pad(x, ((0, 0), _pair(self, "padding"), (0, 0)))
 
 
 class Cropping1D(Layer):
@@ -87,7 +87,7 @@ class Cropping1D(Layer):
         self.cropping = cropping
 
     def call(self, x: Any) -> Tensor:
-        (left, right), time = _pair(self.cropping), shape_of(x)[1]
+        (left, right), time = _pair(self, "cropping"), shape_of(x)[1]
         if left + right > time:
             raise ShapeError(
                 f"Cropping1D: x: expected at least {left + right} steps, got {time}; cut off less"
@@ -95,6 +95,9 @@ class Cropping1D(Layer):
         return x[:, left : time - right]
 
 
-def _pair(widths: int | tuple[int, int]) -> tuple[int, int]:
-    first, second = (widths, widths) if isinstance(widths, int) else widths
-    return first, second
+def _pair(layer: Layer, name: str) -> tuple[int, int]:
+    """Two counts, 0 or more, from a number or a pair."""
+    widths = getattr(layer, name)
+    first, second = widths if isinstance(widths, (tuple, list)) else (widths, widths)
+    kind = type(layer).__name__
+    return count_of(kind, name, first), count_of(kind, name, second)

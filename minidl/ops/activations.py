@@ -184,9 +184,10 @@ def _(draw: Draw):
 def leaky_relu(x: Array, negative_slope: float = 0.01) -> Array:
     """x where x > 0, else negative_slope * x, elementwise; the gradient at 0 is negative_slope."""
     negative_slope = float(negative_slope)  # NumPy's scalars would make float64 of float32
-    if 0 <= negative_slope <= 1:
-        return namespace(x).maximum(x, negative_slope * x)
-    return namespace(x).where(x > 0, x, negative_slope * x)
+    xp = namespace(x)
+    if 0 < negative_slope <= 1:
+        return xp.maximum(x, negative_slope * x)
+    return xp.maximum(x, 0) + negative_slope * xp.minimum(x, 0)
 
 
 leaky_relu.defvjp(

@@ -21,7 +21,7 @@ from minidl.ops.products import SPLIT, matmul
 from minidl.ops.reduction import logsumexp, softmax, sum
 from minidl.ops.shape import broadcast_to, shape_of, swapaxes, unbroadcast
 
-TILE = 1 << 18  # scores in a tile: such a buffer stays in a core's cache
+TILE = 1 << 19  # scores in a tile: fewer cost more calls, more fall out of the cache
 SIDE = 1 << 9  # sources in a tile, where there are more
 BOUND = 30.0  # exponentials of scores up to this size need no maximum subtracted
 FAR = -1e30  # what hides a score: it leaves nothing of its exponential, and products can carry it
@@ -112,19 +112,24 @@ class _Tiles:
 
     def over_batch(self, work) -> list:  # type: ignore[no-untyped-def]
         """The results of work(indices) on all indices into the batch, by two threads if it pays."""
-        tile = self.rows * self.columns
-        if self.xp is not np or math.prod(self.batch) * tile <= TILE:
-            return [work([()])]
-        count = max(1, -(-self.batch[-1] // max(1, TILE // tile)))
-        step = -(-self.batch[-1] // count)
-        indices = [
-            (*outer, slice(i, i + step))
-            for outer in np.ndindex(self.batch[:-1])
-            for i in range(0, self.batch[-1], step)
-        ]
+        tile, batch = self.rows * self.columns, self.batch
         widths = self.query.shape[-1] + self.value.shape[-1]
-        products = math.prod(self.batch) * self.time * self.source * widths
-        if len(indices) < 2 or products < SPLIT:
+        count = math.prod(batch)
+        in_halves = count > 1 and count * self.time * self.source * widths >= SPLIT
+        if self.xp is not np or (count * tile <= TILE and not in_halves):
+            return [work([()])]
+        members = max(1, min(TILE // tile, (count + 1) // 2))
+        axis = len(batch) - 1  # is cut; a tile has those after it whole, of those before it one
+        while axis > 0 and math.prod(batch[axis:]) <= members:
+            axis -= 1
+        most = max(1, members // math.prod(batch[axis + 1 :]))
+        step = -(-batch[axis] // -(-batch[axis] // most))
+        indices = [
+            (*outer, slice(i, i + step), *(slice(None),) * (len(batch) - axis - 1))
+            for outer in np.ndindex(batch[:axis])
+            for i in range(0, batch[axis], step)
+        ]
+        if not in_halves or len(indices) < 2:
             return [work(indices)]
         half = (len(indices) + 1) // 2
         return list(in_two(lambda: work(indices[:half]), lambda: work(indices[half:])))

@@ -190,7 +190,7 @@ def _gated_rule(g, kernel, mask, gate_mask, gating, out, kept, needs):
             if needs[0]:
                 dx[items] = convolution.input_gradient(upstream)
                 if gating.skip:
-                    pass
+                    dx[items] += past
                 if off is not None:
                     dx[items][off[items]] = 0
         return by_kernel, by_bias

@@ -276,12 +276,17 @@ def _max_by_x(g, x, out, mask):
         if mask is not None:
             hit &= mask[start:stop, :, None]
         share = g[start:stop]
-        if xp is not np or np.count_nonzero(hit) != share.size:  # ties, or an empty row
+        if xp is not np or np.count_nonzero(hit) != _maxima(mask, start, stop) * x.shape[2]:  # ties
             share = share / xp.maximum(hit.sum(axis=1), 1).astype(g.dtype)
         xp.multiply(hit, share[:, None, :], out=dx[start:stop])
 
     over_batch(work, x, _PASS * x.size)
     return dx
+
+
+def _maxima(mask: Array | None, start: int, stop: int) -> int:
+    """How many of these rows have a maximum: those that are not empty."""
+    return stop - start if mask is None else int(mask[start:stop].any(axis=1).sum())
 
 
 _max.defvjp(x=_max_by_x)

@@ -56,6 +56,8 @@ class Scan:
     sigmoids_x = sigmoids_h = (0, 0)
     h: Array
     last: list[Array]
+    first: list[Array]
+    rows: tuple[Array, Array]
 
     def __init__(
         self,
@@ -145,14 +147,25 @@ class Scan:
 
     # --- Back ---
 
-    def loop_back(self, g: Array, last: list[Array]) -> None:
-        """From the last step to the first. `g` (time, units, batch) is the gradient of the outputs,
-        0 where masked, `last` that of the last state, which may be written into."""
+    def ready(self, g: Array, last: Array) -> None:
+        """Before the loop back: the gradients of outputs (batch, time, units), which become `g`
+        (time, units, batch), 0 where masked, and of the last state; the factors of all steps."""
+        self.g = self.empty(self.time, self.units)
+        self.copy_kept(self.in_time(g.transpose(1, 2, 0)), self.g)
+        self.back, self.factors = self.columns(last), self._factors()
+
+    def _factors(self) -> Any:
+        """What the way up alone says of the derivatives; the loop back may write into it."""
         raise NotImplementedError
 
-    def collect(self, of_x: Array, of_h: Array, first: list[Array]) -> None:
-        """What a loop back has found; the rows with all steps side by side, in order of time."""
-        self.first = first
+    def loop_back(self) -> None:
+        """From the last step to the first: sets `first`, the gradient of the first state, and
+        `rows`, those of the rows of x and of h (time, rows, batch)."""
+        raise NotImplementedError
+
+    def flatten(self) -> None:
+        """Lays the rows of all steps side by side, in order of time."""
+        of_x, of_h = self.rows
         self.flat_x = self._flat(of_x)
         self.flat_h = self.flat_x if of_h is of_x else self._flat(of_h)
 
@@ -225,10 +238,10 @@ class LSTM(Scan):
                 xp.copyto(h, self.h[t], where=self.off[t])
         self.last = [self.h[-1], self.c[-1]]
 
-    def loop_back(self, g: Array, last: list[Array]) -> None:
-        xp = self.xp
-        dh, dc = last
-        dz, by_c = self._factors()
+    def loop_back(self) -> None:
+        xp, g = self.xp, self.g
+        dh, dc = self.back
+        dz, by_c = self.factors
         rows = dz.reshape(self.z.shape)
         weights = xp.ascontiguousarray(self.recurrent_kernel.T)
         more, carried = xp.empty_like(dh), xp.empty_like(dh)
@@ -245,7 +258,7 @@ class LSTM(Scan):
             xp.matmul(weights, rows[t], out=dh)
             if self.any_off[t]:
                 dh += carried
-        self.collect(rows, rows, [dh, dc])
+        self.rows, self.first = (rows, rows), [dh, dc]
 
     def _factors(self) -> tuple[Array, Array]:
         """Of each step: the derivatives of the gates' rows, o's to be multiplied by dh, the others'
@@ -309,10 +322,10 @@ class GRU(Scan):
             h += new
         self.last = [self.h[-1, :units]]
 
-    def loop_back(self, g: Array, last: list[Array]) -> None:
-        xp, units = self.xp, self.units
-        (dh,) = last
-        dz = self._factors()
+    def loop_back(self) -> None:
+        xp, units, g = self.xp, self.units, self.g
+        (dh,) = self.back
+        dz = self.factors
         rows = dz.reshape(self.time, 4 * units, self.batch)
         weights = xp.ascontiguousarray(self.recurrent_kernel[:, :units].T)
         product = xp.empty_like(dh)
@@ -323,7 +336,7 @@ class GRU(Scan):
             xp.matmul(weights, rows[t, units:], out=product)
             dh *= self.gates[t, 1]
             dh += product
-        self.collect(rows[:, : 3 * units], rows[:, units:], [dh])
+        self.rows, self.first = (rows[:, : 3 * units], rows[:, units:]), [dh]
 
     def _factors(self) -> Array:
         """The derivatives of n, z, r and of h's part in n, of each step, to be multiplied by dh:
@@ -365,14 +378,18 @@ class SimpleRNN(Scan):
                 xp.copyto(h, self.h[t], where=self.off[t])
         self.last = [self.h[-1]]
 
-    def loop_back(self, g: Array, last: list[Array]) -> None:
-        xp = self.xp
-        (dh,) = last
+    def _factors(self) -> Array:
         h = self.h[1:]
-        dz = xp.multiply(h, h)
-        xp.subtract(1, dz, out=dz)
+        dz = h * h
+        self.xp.subtract(1, dz, out=dz)
         if self.off is not None:
             dz *= self.on
+        return dz
+
+    def loop_back(self) -> None:
+        xp, g = self.xp, self.g
+        (dh,) = self.back
+        dz = self.factors
         weights = xp.ascontiguousarray(self.recurrent_kernel.T)
         carried = xp.empty_like(dh)
         for t in range(self.time - 1, -1, -1):
@@ -384,7 +401,7 @@ class SimpleRNN(Scan):
             xp.matmul(weights, gate, out=dh)
             if self.any_off[t]:
                 dh += carried
-        self.collect(dz, dz, [dh])
+        self.rows, self.first = (dz, dz), [dh]
 
 
 # --- Primitives -----------------------------------------------------------------------------------
@@ -429,34 +446,45 @@ def _up(
     for d, backwards in enumerate(reverse):
         rest = (None if bias is None else bias[d]), (None if state is None else state[:, d])
         scans.append(kind(rows, kernel[d], recurrent_kernel[d], *rest, off, backwards))
-    scans[0].prepare()
-    for scan, after in pairwise(scans):
-        side_by_side(scan.loop, after.prepare, after.work)
-    scans[-1].loop()
     outputs = xp.empty((batch, time, len(scans), scans[0].units), dtype=dtype)
+
+    def write(d: int) -> None:
+        scan, out = scans[d], outputs[:, :, d].transpose(1, 2, 0)
+        scan.copy_kept(scan.h[1:, : scan.units], scan.in_time(out))
+
+    def beside(d: int) -> None:
+        """While direction d goes through its steps: what the one before and the next one need."""
+        if d > 0:
+            write(d - 1)
+        if d + 1 < len(scans):
+            scans[d + 1].prepare()
+
+    scans[0].prepare()
     for d, scan in enumerate(scans):
-        out = scan.in_time(outputs[:, :, d].transpose(1, 2, 0))
-        scan.copy_kept(scan.h[1:, : scan.units], out)
+        side_by_side(scan.loop, partial(beside, d), scan.work)
+    write(len(scans) - 1)
     return (outputs, _states([scan.last for scan in scans]).astype(dtype, copy=False)), scans
 
 
 def _scan_rule(g, kept, x_shape, needs):
     g, g_last = g
-    before = None
-    for d, scan in enumerate(kept):
-        steps = scan.empty(scan.time, scan.units)
-        scan.copy_kept(scan.in_time(g[:, :, d].transpose(1, 2, 0)), steps)
-        back = partial(scan.loop_back, steps, scan.columns(g_last[:, d]))
-        if before is None:
-            back()
-        else:
-            side_by_side(back, before.by_weights, before.work)
-        before = scan
+    ready = [partial(scan.ready, g[:, :, d], g_last[:, d]) for d, scan in enumerate(kept)]
+    side_by_side(ready[0], lambda: [other() for other in ready[1:]], kept[0].work)
+
+    def weigh(scan: Scan) -> None:
+        scan.flatten()
+        scan.by_weights()
+
+    kept[0].loop_back()
+    for before, scan in pairwise(kept):
+        side_by_side(scan.loop_back, partial(weigh, before), scan.work)
+    last = kept[-1]
+    last.flatten()
     by_x, _ = side_by_side(
-        lambda: _by_x(kept, x_shape) if needs[0] else None, before.by_weights, before.work
+        lambda: _by_x(kept, x_shape) if needs[0] else None, last.by_weights, last.work
     )
     weights = zip(*(scan.gradients for scan in kept), strict=True)
-    xp = before.xp
+    xp = last.xp
     weights = [None if w[0] is None else xp.stack(w) for w in weights]
     return by_x, *weights, _states([scan.first for scan in kept]) if needs[4] else None
 

@@ -15,13 +15,17 @@ class Lookahead(Optimizer):
     """
 
     def __init__(self, optimizer: Optimizer, k: int = 5, alpha: float = 0.5) -> None:
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"Lookahead: optimizer: expected an optimiser, got {optimizer!r}")
+        if not isinstance(optimizer, Optimizer) or isinstance(optimizer, Lookahead):
+            raise TypeError(
+                "Lookahead: optimizer: expected an optimiser that is no Lookahead, got "
+                f"{optimizer!r}"
+            )
         if k < 1:
             raise ValueError(f"Lookahead: k: expected 1 or more, got {k}")
         if not 0 < alpha <= 1:
             raise ValueError(f"Lookahead: alpha: expected a number in (0, 1], got {alpha}")
         self.optimizer, self.k, self.alpha = optimizer, k, alpha
+        self._begun = False  # else the slow weights are where its first step found the fast
         optimizer.add_slot("slow")
 
     def __getattr__(self, name: str) -> Any:
@@ -38,8 +42,9 @@ class Lookahead(Optimizer):
         self.optimizer.learning_rate = value
 
     def step(self, scale: Any = None) -> None:
-        if self.iterations == 0:
+        if not self._begun:
             self.sweep(_begin)
+            self._begun = True
         self.optimizer.step(scale)
         if self.iterations % self.k == 0:
             self.sweep(self._pull, writes=True)
@@ -58,11 +63,13 @@ class Lookahead(Optimizer):
         self.optimizer.sweep(work, writes)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"optimizer": "Lookahead", "inner": self.optimizer.state_dict()}
+        inner = self.optimizer.state_dict()
+        return {"optimizer": "Lookahead", "begun": self._begun, "inner": inner}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._check_state(state)
         self.optimizer.load_state_dict(state["inner"])
+        self._begun = state["begun"]
 
     def __repr__(self) -> str:
         return f"Lookahead({self.optimizer!r}, k={self.k}, alpha={self.alpha})"

@@ -314,6 +314,12 @@ class Optimizer:
         expected = [dict.fromkeys(names, p.shape) for p in self.parameters]
         slots = {int(i): own for i, own in state["slots"].items()}
         given = [{n: np.shape(a) for n, a in slots[i].items()} for i in sorted(slots)]
+        if given and set(given[0]) != set(names):
+            raise SerializationError(
+                f"{name}: the state holds {', '.join(given[0]) or 'nothing'} for each parameter, "
+                f"this one {', '.join(names) or 'nothing'}; make it, and the callbacks that keep "
+                "something beside it, as it was when saved"
+            )
         if given != expected or len(state["counts"]) != len(expected):
             raise SerializationError(
                 f"{name}: the state is of parameters of other shapes: expected {expected}, got "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -29,7 +30,7 @@ def fit(
     train: Iterable,
     validation: Iterable | None = None,
     epochs: int = 1,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback] | Callback = (),
     metrics: Any = (),
     *,
     loss_weights: Any = None,
@@ -56,7 +57,7 @@ def fit(
     mean is called "<name>_loss", or "output_0_loss". `metrics` may be a dict or list to match,
     and `loss_weights` numbers to match: the loss is the weighted sum.
     accumulate: make a step of the optimiser once in so many batches, and at the epoch's end, with
-    the gradient of them all as if they were one.
+    the gradient of them all as if they were one (for losses that are means).
     validation_freq: validate after every so many epochs, and the last.
     resume: a file that `callbacks.Checkpoint` wrote: go on from there, bit for bit.
     read_every: read the loss, which waits for the device, once in so many batches and an epoch.
@@ -70,6 +71,8 @@ def fit(
     `on_interrupt`, a Checkpoint saves, and the history comes back with `interrupted` set. A second
     Ctrl-C stops at once.
     """
+    if isinstance(callbacks, Callback):
+        callbacks = [callbacks]
     if verbose and not any(isinstance(callback, ProgressBar) for callback in callbacks):
         callbacks = [*callbacks, ProgressBar()]
     objective = Objective(loss, metrics, loss_weights)
@@ -90,7 +93,8 @@ def evaluate(
 ) -> dict[str, float]:
     """The loss and the metrics of `model` on `data`, in evaluation mode and unrecorded.
 
-    The arguments are those of `fit`. Layers get their modes back.
+    The arguments are those of `fit`. Layers get their modes back. Raises ValueError where `data`
+    gives no batch.
     """
     return _measure(Objective(loss, metrics, loss_weights), model, data)
 
@@ -98,11 +102,14 @@ def evaluate(
 def _measure(objective: Objective, model: Layer, data: Iterable) -> dict[str, float]:
     objective.reset_state()
     device, dtype = model.device, model.dtype
+    batch = None
     with evaluating(model):
         for batch in data:
             batch = place(batch, device, dtype)
             _, values, output = objective.forward(model, batch)
             objective.update(batch, values, output)
+    if batch is None:
+        raise ValueError(f"evaluate: data or validation: expected batches, got none; {_NO_BATCHES}")
     return objective.results()
 
 
@@ -118,6 +125,11 @@ def evaluating(model: Layer) -> Iterator[None]:
         for layer, mode in modes:
             layer.training = mode
 
+
+_NO_BATCHES = (
+    "give a list or md.data.Batches with an item at least (with drop_last, batch_size items): a "
+    "generator can be iterated once only"
+)
 
 # What `Run.save` writes, all of which `Run.load` needs.
 _PARTS = (
@@ -154,7 +166,6 @@ class Run:
         self.history = History()
         self.epoch = self.batch = self.step = 0
         self.stop = False
-        self.saves = True  # False: checkpoints are left as they are
         self.logs: dict[str, float] = {}  # the last reading
         self._gathered, self._weight = 0, 0  # batches whose gradients wait, and their weight
         self._batches: Any = None  # the iteration of `train` under way
@@ -170,6 +181,12 @@ class Run:
                 "fit: optimizer: expected one such as md.optimizers.Adam(model), got "
                 f"{self.optimizer!r}"
             )
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(
+                    "fit: callbacks: expected a list of callbacks such as "
+                    f"md.callbacks.EarlyStopping(), got {callback!r} in it"
+                )
         for name in ("accumulate", "validation_freq", "read_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fit: {name}: expected 1 or more, got {getattr(self, name)}")
@@ -243,8 +260,8 @@ class Run:
         else:
             if self.batch == 0:
                 raise ValueError(
-                    f"fit: train: expected batches, got none in epoch {self.epoch + 1}; give a "
-                    "list or md.data.Batches: a generator can be iterated once only"
+                    f"fit: train: expected batches, got none in epoch {self.epoch + 1}; "
+                    f"{_NO_BATCHES}"
                 )
             self._end_epoch()
         self._save_now()
@@ -335,9 +352,15 @@ class Run:
             self._save_to.append(path)
 
     def _save_now(self) -> None:
-        for path in self._save_to if self.saves else ():
-            self.save(path)
+        if self._save_to and self.saves:
+            for path in self._save_to:
+                self.save(path)
         self._save_to = []
+
+    @property
+    def saves(self) -> bool:
+        """Whether all callbacks let files be written."""
+        return all(callback.lets_save() for callback in self.callbacks)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write everything that the next steps depend on; in `on_epoch_end` use `save_soon`."""
@@ -401,13 +424,17 @@ class Run:
             p.grad = tensor(gradient, device=p.device)
 
     def _lasting(self) -> dict[str, Callback]:
-        """The callbacks that remember something, by name; their order does not matter."""
+        """The callbacks that remember something, by name and by what they monitor; those alike in
+        both by their order."""
         found: dict[str, Callback] = {}
+        seen: Counter[str] = Counter()
         for callback in self.callbacks:
             if type(callback).state_dict is not Callback.state_dict:
                 name = type(callback).__name__
-                alike = sum(key.split()[0] == name for key in found)
-                found[f"{name} {alike + 1}" if alike else name] = callback
+                if monitor := getattr(callback, "monitor", None):
+                    name = f"{name}({monitor})"
+                seen[name] += 1
+                found[f"{name} {seen[name]}" if seen[name] > 1 else name] = callback
         return found
 
 

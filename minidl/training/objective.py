@@ -54,7 +54,10 @@ class Objective:
             )
         self.count = len(loss) if _listed(loss) else None
         entries = list(_entries(loss)) if several else [(None, loss)]
-        weights = dict(_entries(loss_weights)) if loss_weights is not None else {}
+        weights: dict = {}
+        if loss_weights is not None:
+            _check_like("loss_weights", loss_weights, loss)
+            weights = dict(_entries(loss_weights))
         if unknown := [str(key) for key in weights if key not in dict(entries)]:
             raise ValueError(f"fit: loss_weights: no loss for {', '.join(unknown)}")
         self.losses = [
@@ -62,7 +65,9 @@ class Objective:
             for key, one in entries
             if one is not None
         ]
-        each = isinstance(metrics, dict) or (several and not isinstance(loss, dict) and metrics)
+        each = isinstance(metrics, dict) or (_listed(loss) and bool(metrics))
+        if each and not isinstance(metrics, dict):
+            _check_like("metrics", metrics, loss)
         self.metrics = [
             _Part(metric.name if key is None else f"{_name(key)}_{metric.name}", key, metric)
             for key, some in (_entries(metrics) if each else [(None, metrics)])
@@ -74,7 +79,7 @@ class Objective:
 
     def _check(self) -> None:
         for part in self.losses:
-            if not callable(part.measure):
+            if not callable(part.measure) or isinstance(part.measure, type):
                 raise TypeError(f"fit: loss: expected {_LOSS}, got {part.measure!r}")
         names = ["loss", *(part.name for part in self.losses if part.key is not None)]
         names += [part.name for part in self.metrics]
@@ -178,7 +183,8 @@ def place(batch: Any, device: str, dtype: Any) -> Batch:
         if isinstance(value, dict):
             return {key: convert(item) for key, item in value.items()}
         if isinstance(value, (tuple, list)):
-            return type(value)(convert(item) for item in value)
+            items = [convert(item) for item in value]
+            return value._make(items) if hasattr(value, "_make") else type(value)(items)
         if not backend.is_array(value):
             return value
         array = value.astype(dtype) if value.dtype.kind == "f" and value.dtype != dtype else value
@@ -196,6 +202,14 @@ def _entries(values: Any) -> Iterable[tuple[Any, Any]]:
     return values.items() if isinstance(values, dict) else enumerate(values)
 
 
+def _check_like(name: str, given: Any, loss: Any) -> None:
+    """Raise unless `given` has the form of `loss`: a dict, or a list as long."""
+    like = isinstance(given, dict) if isinstance(loss, dict) else _listed(given)
+    if not like or (_listed(loss) and len(given) != len(loss)):
+        form = "a dict" if isinstance(loss, dict) else f"a list of {len(loss)}"
+        raise ValueError(f"fit: {name}: expected {form}, as loss is, got {given!r}")
+
+
 def _name(key: Any) -> str:
     return key if isinstance(key, str) else f"output_{key}"
 
@@ -204,7 +218,7 @@ def _metrics(given: Any) -> Sequence[Metric]:
     """One or several metrics as Metrics."""
     several = [] if given is None else given if isinstance(given, (list, tuple)) else [given]
     for metric in several:
-        if not callable(metric) and not isinstance(metric, Metric):
+        if isinstance(metric, type) or not (callable(metric) or isinstance(metric, Metric)):
             raise TypeError(f"fit: metrics: expected {_METRICS}, got {metric!r}")
     return [as_metric(metric) for metric in several]
 

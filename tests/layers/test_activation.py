@@ -80,6 +80,8 @@ def test_prelu_has_a_slope_for_each_channel():
     unshared = PReLU()
     unshared(np.ones((4, 2, 3), np.float32))
     assert unshared.alpha.shape == (2, 3)
+    with pytest.raises(ValueError, match="shared_axes: expected axes from 1"):
+        PReLU(shared_axes=(-2,))
 
 
 def test_softmax_of_what_is_kept(device):

@@ -254,6 +254,11 @@ class TestLosses:
         twin(batch(2))
         assert len(twin.losses()) == 1 and len(layer.losses()) == 1
 
+    def test_a_copy_after_a_call_that_was_recorded(self):
+        layer = md.layers.Dense(2, activity_regularizer="l2", input_size=3)
+        layer(batch(2, 3))
+        assert copy.deepcopy(layer).losses() == [] and len(layer.losses()) == 1
+
     def test_forgotten_layers_are_freed(self):
         gc.collect()
         gc.disable()

@@ -98,5 +98,9 @@ def test_errors():
         Permute((0, 1))
     with pytest.raises(ShapeError, match="at least 4 steps, got 3"):
         Cropping1D(2)(a)
+    with pytest.raises(ShapeError, match="Cropping1D: cropping: expected 0 or more, got -1"):
+        Cropping1D((-1, 2))(a)
+    with pytest.raises(ShapeError, match="Dot: inputs: expected as many items in both"):
+        Dot(1)([a[:1, 0], a[:, 0]])
     with pytest.raises(ShapeError):
         Reshape((5, -1))(md.tensor(a))

@@ -122,6 +122,13 @@ class TestWhole:
         md.sum(GlobalMaxPooling1D()(x, mask)).backward()
         assert x.grad.numpy().ravel().tolist() == [0.5, 0, 0.5]
 
+    def test_a_tie_beside_an_empty_row(self, device):
+        """As many entries equal their maximum as there are results."""
+        x = md.tensor([[[1.0], [1.0]], [[1.0], [2.0]]], requires_grad=True, device=device)
+        mask = backend.to_device(np.array([[True, True], [False, False]]), device)
+        md.sum(GlobalMaxPooling1D()(x, mask)).backward()
+        assert x.grad.numpy().ravel().tolist() == [0.5, 0.5, 0, 0]
+
     @pytest.mark.parametrize("kind", WHOLE)
     def test_errors(self, kind):
         with pytest.raises(ShapeError, match=r"mask: expected shape \(2, 4\), got \(2, 3\)"):

@@ -49,7 +49,8 @@ def conv(options, **theirs):
     def make():
         ours = Conv1D(6, 3, input_size=4, **options)
         module = nn.Conv1d(4, 6, 3, bias=options.get("use_bias", True), **theirs)
-        return ours, module, channels_first(module), [normal(3, 11, 4)]
+        whole = nn.Sequential(module, nn.ReLU()) if "activation" in options else module
+        return ours, module, channels_first(whole), [normal(3, 11, 4)]
 
     return make
 
@@ -166,6 +167,7 @@ PAIRS = {
     "Linear without bias": dense(use_bias=False),
     "Conv1d": conv({}),
     "Conv1d padded": conv({"padding": "same"}, padding="same"),
+    "Conv1d and ReLU": conv({"padding": "same", "activation": "relu"}, padding="same"),
     "Conv1d stride": conv({"strides": 2, "padding": 1}, stride=2, padding=1),
     "Conv1d dilation": conv({"dilation_rate": 3, "use_bias": False}, dilation=3),
     "Conv1d groups": conv({"groups": 2}, groups=2),

@@ -56,6 +56,10 @@ def test_leaky_relu(slope):
     np.testing.assert_array_equal(gradient(lambda x: md.leaky_relu(x, slope), x), [slope, slope, 1])
 
 
+def test_leaky_relu_of_slope_0_keeps_infinity():
+    assert md.leaky_relu(np.array([np.inf, 2.0]), 0.0).tolist() == [np.inf, 2]
+
+
 def test_elu():
     x = np.array([-1000.0, -1.0, 0.0, 3.0])
     with np.errstate(all="raise"):

@@ -75,7 +75,9 @@ def drawn(time, source, mask, bias, dropout):
     return found
 
 
-@pytest.mark.parametrize(("tile", "side"), [(20, 3), (200, 9), (1 << 18, 1 << 10)])
+@pytest.mark.parametrize(
+    ("tile", "side"), [(20, 3), (60, 9), (130, 9), (200, 9), (1 << 18, 1 << 10)]
+)
 def test_op_is_its_definition(tile, side, device, monkeypatch):
     monkeypatch.setattr(attention, "TILE", tile)
     monkeypatch.setattr(attention, "SIDE", side)

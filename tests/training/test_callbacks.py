@@ -174,6 +174,11 @@ class TestRates:
         # 0.05 until the second epoch without gain, which is the fourth; then one of rest
         assert history["learning_rate"] == pytest.approx([0.05] * 4 + [0.025] * 3 + [0.02] * 3)
 
+    def test_plateau_never_raises_the_rate(self):
+        plateau = callbacks.ReduceLROnPlateau("val_score", patience=1, min_lr=0.1)
+        history = fit(callbacks=[plateau, callbacks.LearningRateLog(), Script(*[1] * 4)])
+        assert history["learning_rate"] == [0.05] * 4
+
     def test_scheduler(self):
         scheduler = callbacks.LearningRateScheduler(lambda epoch, rate: rate / (1 + epoch))
         history = fit(callbacks=[scheduler, callbacks.LearningRateLog()], epochs=3)
@@ -254,6 +259,8 @@ class TestAverage:
             callbacks.ExponentialMovingAverage().applied(),
         ):
             pass
+        with pytest.raises(ValueError, match="expected one of it"):
+            fit(callbacks=[callbacks.ExponentialMovingAverage(d) for d in (0.9, 0.99)])
 
 
 class TestFiles:
@@ -303,6 +310,21 @@ class TestNaN:
         saved = md.load(tmp_path / "x.npz")
         assert saved["place"]["epoch"] == 1
         assert all(np.isfinite(value).all() for value in saved["model"].values())
+
+    def test_spoilt_weights_are_not_saved_before_it_is_read(self, tmp_path):
+        def spoil(batch, logs):
+            if last.run.step == 7:
+                last.run.model[0].kernel.assign_(np.full((3, 4), np.nan))
+
+        last = LambdaCallback(on_train_batch_end=spoil)
+        files = [
+            callbacks.ModelCheckpoint(tmp_path / "model.npz"),
+            Checkpoint(tmp_path / "run.npz", every_steps=1),
+        ]
+        fit(callbacks=[*files, callbacks.TerminateOnNaN(), last], read_every=99)
+        assert md.load(tmp_path / "run.npz")["place"]["step"] == 6
+        for name in ("model.npz", "run.npz"):
+            assert np.isfinite(md.load(tmp_path / name)["model"]["0.kernel"]).all()
 
 
 def test_lambda_callback():
@@ -375,8 +397,16 @@ class TestResume:
     def test_other_callbacks_are_named(self, tmp_path):
         path = tmp_path / "run.npz"
         fit(callbacks=[callbacks.BestWeights(), callbacks.BestWeights(), Checkpoint(path)])
-        with pytest.raises(md.errors.SerializationError, match="BestWeights, BestWeights 2; these"):
+        twice = r"BestWeights\(val_loss\), BestWeights\(val_loss\) 2; these"
+        with pytest.raises(md.errors.SerializationError, match=twice):
             fit(callbacks=[callbacks.BestWeights(), Checkpoint(path)], resume=path)
+
+    def test_two_of_a_kind_in_another_order(self, tmp_path):
+        path = tmp_path / "run.npz"
+        best = [callbacks.BestWeights("loss"), callbacks.BestWeights("val_loss")]
+        history = fit(callbacks=[*best, Checkpoint(path)])
+        fit(callbacks=[*best[::-1], Checkpoint(path)], resume=path)
+        assert [b.best for b in best] == [min(history[name]) for name in ("loss", "val_loss")]
 
 
 def test_no_step_waits_for_the_device():

@@ -1,5 +1,7 @@
 """Objective: the losses and metrics of one output or several, their names, weights and means."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
@@ -139,6 +141,19 @@ class TestSeveralOutputs:
         batch = ({"a": x, "b": x}, np.zeros((3, 1)))
         assert md.evaluate(model, MeanSquaredError(), [batch])["loss"] == 16
 
+    def test_a_named_tuple_of_inputs_stays_one(self):
+        class Pair(NamedTuple):
+            first: np.ndarray
+            second: np.ndarray
+
+        class Sum(Layer):
+            def call(self, first, second):
+                return first + second
+
+        batch = Pair(np.ones(3), np.ones(3)), Pair(np.ones(3), np.zeros(3))
+        loss = lambda targets, y: md.mean(y - targets.first)  # noqa: E731
+        assert md.evaluate(Sum(), loss, [batch])["loss"] == 1
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -149,6 +164,10 @@ class TestRefusals:
             ([CROSS_ENTROPY, None], {}, "one for each output of the model, 1, got 2"),
             (LOSSES, {"loss_weights": {"tag": 1}}, "loss_weights: no loss for tag"),
             (CROSS_ENTROPY, {"loss_weights": [1]}, "only for a loss for each output"),
+            ([None, None], {"loss_weights": [1]}, "loss_weights: expected a list of 2, as loss"),
+            ([None, None], {"loss_weights": 0.5}, "loss_weights: expected a list of 2, as loss"),
+            (LOSSES, {"loss_weights": [1, 2]}, "loss_weights: expected a dict, as loss"),
+            ([None, None], {"metrics": [None]}, "metrics: expected a list of 2, as loss"),
             ({"tags": None}, {}, "no layer added a loss"),
         ],
     )

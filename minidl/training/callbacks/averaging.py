@@ -25,6 +25,8 @@ class ExponentialMovingAverage(Callback):
 
     After `fit` the model has its own weights: `with average.applied(): ...` puts the averages in
     their place for a while, `average.apply()` for good.
+
+    Raises ValueError for a second one beside it.
     """
 
     def __init__(self, decay: float = 0.999, warm_up: bool = True) -> None:
@@ -37,6 +39,8 @@ class ExponentialMovingAverage(Callback):
 
     def set_run(self, run: Run) -> None:
         super().set_run(run)
+        if sum(isinstance(callback, ExponentialMovingAverage) for callback in run.callbacks) > 1:
+            raise ValueError("ExponentialMovingAverage: fit: callbacks: expected one of it")
         self.steps = 0
         run.optimizer.add_slot(_SLOT)
 

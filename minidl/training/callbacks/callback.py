@@ -44,6 +44,10 @@ class Callback:
         """What holds while an epoch is measured: around validation and every `on_epoch_end`."""
         return nullcontext()
 
+    def lets_save(self) -> bool:
+        """Asked before a file is written: False leaves it as it is."""
+        return True
+
     def state_dict(self) -> dict[str, Any]:
         """What the callback must remember over a resume; JSON values and arrays."""
         return {}

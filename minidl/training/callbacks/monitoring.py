@@ -7,6 +7,8 @@ import os
 import string
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minidl import serialization
 from minidl.training.callbacks.callback import Callback
 from minidl.training.callbacks.rates import require_number
@@ -95,7 +97,8 @@ class ModelCheckpoint(Monitor):
             if not self.improves(logs[self.monitor], self.best):
                 return
             self.best = logs[self.monitor]
-        serialization.save(self.path.format(epoch=epoch + 1, **logs), model=self.run.model)
+        if self.run.saves:
+            serialization.save(self.path.format(epoch=epoch + 1, **logs), model=self.run.model)
 
 
 class BestWeights(Monitor):
@@ -194,7 +197,7 @@ class EarlyStopping(BestWeights):
 class ReduceLROnPlateau(Monitor):
     """Multiply the learning rate by `factor` when `monitor` has not improved for `patience` epochs.
 
-    cooldown: for so many epochs after that, nothing is counted. min_lr: the least rate. Raises
+    cooldown: for so many epochs after that, nothing is counted. min_lr: no further down. Raises
     ValueError where the optimiser has a schedule, and for a factor of 1 or more. mode, min_delta:
     see `Monitor`.
     """
@@ -230,8 +233,8 @@ class ReduceLROnPlateau(Monitor):
             self.wait += 1
             if self.wait >= self.patience:
                 optimizer = self.run.optimizer
-                rate = optimizer.rate * self.factor
-                optimizer.learning_rate = max(rate, self.min_lr)
+                rate = optimizer.rate
+                optimizer.learning_rate = max(rate * self.factor, min(rate, self.min_lr))
                 self.resting, self.wait = self.cooldown, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -242,13 +245,24 @@ class TerminateOnNaN(Callback):
     """End the training when the loss is NaN or infinite, and save nothing any more.
 
     It looks when the loss is read anyway: every `read_every` steps of `fit`, and after each epoch.
-    Since that is the mean of the epoch so far, no step between goes unseen.
+    Since that is the mean of the epoch so far, no step between goes unseen. Before anything is
+    saved it looks at the weights, so that what was saved before they were spoilt stays.
     """
+
+    ended = False
+
+    def set_run(self, run: Run) -> None:
+        super().set_run(run)
+        self.ended = False
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if not math.isfinite(logs.get("loss", 0.0)):
-            self.run.stop, self.run.saves = True, False
+            self.ended = self.run.stop = True
             print(f"step {self.run.step}: the loss is {logs['loss']}; the training ends")
+
+    def lets_save(self) -> bool:
+        weights = self.run.model.parameters()
+        return not self.ended and all(np.isfinite(p.numpy()).all() for p in weights)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         self.on_train_batch_end(self.run.batch, logs)

@@ -63,15 +63,19 @@ def _share(right: Array, kept: Array | None) -> tuple[Any, Any]:
     return (right & kept).sum(), kept.sum()
 
 
-def _classes(name: str, y_true: Array, kept: Array | None, classes: int) -> Array:
-    """Integer targets in [0, classes), seen on the CPU only; 0 where masked."""
-    if y_true.dtype.kind not in "iub":
-        raise DtypeError(f"{name}: y_true: expected integers, got {y_true.dtype}")
-    targets = y_true if kept is None else namespace(y_true).where(kept, y_true, 0)
+def _classes(
+    name: str, given: Array, kept: Array | None, classes: int, argument: str = "y_true"
+) -> Array:
+    """Integers in [0, classes), seen on the CPU only; 0 where masked."""
+    if given.dtype.kind not in "iub":
+        raise DtypeError(f"{name}: {argument}: expected integers, got {given.dtype}")
+    targets = given if kept is None else namespace(given).where(kept, given, 0)
     if type(targets) is np.ndarray and targets.size:
         low, high = targets.min(), targets.max()
         if low < 0 or high >= classes:
-            raise ValueError(f"{name}: y_true: expected 0 to {classes - 1}, got {low} to {high}")
+            raise ValueError(
+                f"{name}: {argument}: expected 0 to {classes - 1}, got {low} to {high}"
+            )
     return targets
 
 
@@ -211,7 +215,10 @@ class ConfusionMatrix(Metric):
         if y_pred.dtype.kind == "f":
             y_pred = y_pred.argmax(axis=-1)
         kept = positions(self.name, y_true, mask, y_pred.shape)
-        pair = [_classes(self.name, a, kept, self.classes) for a in (y_true, y_pred)]
+        pair = [
+            _classes(self.name, a, kept, self.classes, name)
+            for a, name in ((y_true, "y_true"), (y_pred, "y_pred"))
+        ]
         cells = pair[0].astype(np.int64) * self.classes + pair[1]
         flat = _counts(cells, _ones(cells, kept), self.classes**2)
         return (flat.reshape(self.classes, self.classes),)
@@ -244,7 +251,7 @@ class AUC(Metric):
             if shown.size and not (shown.min() >= 0 and shown.max() <= 1):
                 raise ValueError(f"{self.name}: y_pred: expected probabilities; use md.sigmoid")
         scores = y_pred if kept is None else namespace(kept).where(kept, y_pred, 0)
-        cells = (scores * self.bins).astype(np.int64).clip(0, self.bins - 1)
+        cells = (scores.astype(np.float64) * self.bins).astype(np.int64).clip(0, self.bins - 1)
         ones, is_one = _ones(cells, kept), y_true > 0.5
         return tuple(_counts(cells, ones * some, self.bins) for some in (is_one, ~is_one))
 

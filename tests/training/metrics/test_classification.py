@@ -107,7 +107,7 @@ class TestConfusionMatrix:
     def test_refusals(self):
         with pytest.raises(ValueError, match="expected 0 to 1"):
             result(metrics.ConfusionMatrix(2), np.array([0, 2]), np.array([0, 1]))
-        with pytest.raises(ValueError, match="expected 0 to 1"):
+        with pytest.raises(ValueError, match="y_pred: expected 0 to 1"):
             result(metrics.ConfusionMatrix(2), np.array([0, 1]), np.array([0, -1]))
 
 
@@ -122,6 +122,10 @@ class TestAUC:
         p = rng.uniform(size=60)
         expected = sklearn.roc_auc_score(BITS, p)
         assert result(metrics.AUC(), BITS, p) == pytest.approx(expected, abs=1e-3)
+
+    def test_more_bins_than_float16_counts_to(self):
+        p = np.array([0.75, 0.25], np.float16)
+        assert result(metrics.AUC(bins=100_000), np.array([1, 0]), p) == 1
 
     def test_corners(self):
         assert np.isnan(result(metrics.AUC(), np.ones(3), np.ones(3)))
