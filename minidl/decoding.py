@@ -71,7 +71,7 @@ def greedy(
     forbidden: tokens that are never chosen. Ties: the smaller token. Scores are the sums of the
     network's log p, of which what is forbidden keeps its share.
     Raises ShapeError for logits or a state without the rows, DtypeError for a start that is not of
-    integers, ValueError for other numbers than these, where the network gives NaN, and where no
+    integers, ValueError for limits that cannot be, where the network gives NaN, and where no
     token is allowed (beam_search drops such a hypothesis).
     """
     network = _Network("greedy", step, start, end, max_length, min_length, forbidden)

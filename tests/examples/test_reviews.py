@@ -42,7 +42,7 @@ class TestSplit:
         assert not any(text in known for text, _ in parts.train + parts.validation)
 
     def test_too_few_are_refused(self):
-        with pytest.raises(CorpusError, match="made up: expected enough .* got 6"):
+        with pytest.raises(CorpusError, match=r"made up: expected enough .* got 6"):
             reviews.split(made_up(6), "made up")
 
 
