@@ -23,7 +23,7 @@ QUICK_TEXTS = 400
 DRAWN = 24  # characters of a text that fit in a picture
 
 ARTICLE, PAIRS, BASELINE = "attention", "pairs", "TF-IDF + logistic regression"
-NAMES = {ARTICLE: "the article's network", PAIRS: "pairs, residual, average"}
+NAMES = {ARTICLE: "the article's network", PAIRS: "the one with pairs"}
 PEAK_RATE = 1e-3
 WEIGHT_DECAY = {ARTICLE: 0.0, PAIRS: 0.1}
 AVERAGE = 0.995  # a step: the weights of "pairs" are used as averaged

@@ -18,7 +18,7 @@ from examples import experiment, pictures
 from examples.experiment import Experiment, fingerprint
 from examples.titles import CORPORA, Pair, practice, titles
 from models.text import FULL_WIDTH, Vocabulary
-from models.titler import LONGEST_ARTICLE, Titler
+from models.titler import LONGEST_ARTICLE, LONGEST_TITLE, Titler
 
 BATCH, PEAK_RATE, BUCKET, DROPOUT = 32, 4e-3, 20, 0.2
 PRACTICE = 3  # clauses of each article, at most, that are practised on beside its title
@@ -113,7 +113,8 @@ class Title(Experiment):
         """Train with or without the prior; the weights of the best epoch on validation stay."""
         options = self.options
         md.seed(options.seed)
-        model = Titler(self.vocabulary, copy=name == "copy", dropout=DROPOUT)
+        longest = max(LONGEST_TITLE, *(len(pair.title) for pair in self.parts.train))
+        model = Titler(self.vocabulary, name == "copy", DROPOUT, longest=longest)
         batches = batches_of(model, self.parts.train, practice=self.practice, bucket=BUCKET)
         schedule = md.schedules.OneCycle(PEAK_RATE, options.epochs * len(batches))
         self.fit(

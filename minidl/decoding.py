@@ -109,7 +109,8 @@ def sample(
     """
     network = _Network("sample", step, start, end, max_length, min_length, forbidden)
     network.require("n", n, n >= 1, "1 or more")
-    network.require("temperature", temperature, temperature > 0, "more than 0 (at 0: `greedy`)")
+    expected = "more than 0 (at 0: `greedy`), and finite"
+    network.require("temperature", temperature, 0 < temperature < np.inf, expected)
     network.require("top_k", top_k, top_k is None or top_k >= 1, "1 or more")
     network.require("top_p", top_p, top_p is None or 0 < top_p <= 1, "more than 0, at most 1")
     uniform = (generator or random.generator()).uniform(
@@ -327,6 +328,8 @@ class _Network:
         if self.start.dtype.kind not in "iu" and self.start.size:
             raise DtypeError(f"{name}: start: expected integers, got {self.start.dtype}")
         self.batch = len(self.start)
+        small = self.start.dtype.itemsize < 4  # holds few tokens
+        self.dtype = np.int64 if small else self.start.dtype
         self.require("max_length", max_length, max_length >= 1, "1 or more")
         least = f"0 to {max_length - 1}, less than max_length"
         self.require("min_length", min_length, 0 <= min_length < max_length, least)
@@ -337,7 +340,7 @@ class _Network:
 
     def log_probabilities(self, tokens: np.ndarray, state: Any, time: int) -> tuple[Any, Any]:
         """log p of each next token (rows, vocabulary), -inf where not allowed; the new state."""
-        placed = to_device(tokens.astype(self.start.dtype), self.device)
+        placed = to_device(tokens.astype(self.dtype), self.device)
         logits, state = self.step(placed, state)
         x = to_host(unwrap(logits)).astype(np.float64)
         self._require_logits(x, len(tokens))

@@ -36,7 +36,7 @@ from minidl.layers import (
 from models.text import PADDING, UNKNOWN, Vocabulary, length_groups
 
 LONGEST_ARTICLE = 128  # characters of an article that are read: its beginning says most
-LONGEST_TITLE = 40  # and of a title that are learned, and written
+LONGEST_TITLE = 40  # and of a title that are learned, and written, unless said otherwise
 
 
 class Memory(NamedTuple):
@@ -62,6 +62,7 @@ class Titler(Layer):
     copy: average the logits with exp(s) x + t, where x (tokens,) is 1 for the characters that
     stand in the article, and for the edge, without which no title ends; s and t (tokens,) are
     learned.
+    longest: so many characters of a title are learned, and so many are written at most.
     For sizes alone, Titler(Vocabulary([chr(0x4E00 + i) for i in range(n - 3)])) has n tokens.
     """
 
@@ -79,9 +80,10 @@ class Titler(Layer):
         dropout: float = 0.3,
         size: int = 128,
         heads: int = 8,
+        longest: int = LONGEST_TITLE,
     ) -> None:
         self.vocabulary, self.copy, self.rate = vocabulary, copy, dropout
-        self.size, self.heads = size, heads
+        self.size, self.heads, self.longest = size, heads, longest
         self.edge = vocabulary.sizes[0]
         self.tokens = self.edge + 1
         self.embedding = Embedding(self.tokens, size)
@@ -185,7 +187,7 @@ class Titler(Layer):
 
         practice: behind a padding token instead, which asks for another kind of text than titles.
         """
-        ids = self.vocabulary.encode(title[:LONGEST_TITLE])
+        ids = self.vocabulary.encode(title[: self.longest])
         first = PADDING if practice else self.edge
         return np.append(first, ids).astype(np.int32), np.append(ids, self.edge)
 
@@ -268,7 +270,7 @@ class Titler(Layer):
         start, _ = self._place([[self.edge]] * len(articles))
         state = (self.encode(source, mask), [None] * len(self.decoder))
         options = {
-            "max_length": LONGEST_TITLE + 1,
+            "max_length": self.longest + 1,
             "min_length": 1,
             "length_penalty": "mean",
             "forbidden": (PADDING, UNKNOWN),
@@ -287,7 +289,8 @@ class Titler(Layer):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the weights, the vocabulary and what the network is made of to `path`."""
-        network = {"copy": self.copy, "dropout": self.rate, "size": self.size, "heads": self.heads}
+        names = ("copy", "size", "heads", "longest")
+        network = {name: getattr(self, name) for name in names} | {"dropout": self.rate}
         md.save(path, model=self, vocabulary=self.vocabulary.state_dict(), titler=network)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -51,8 +52,9 @@ def weights(folder, name="pairs"):
 def test_learns_measures_judges_and_leaves_its_files(run, tmp_path):
     status, out, _ = run("--epochs", 8, "--text", "天地好山", "--text", "天地坏山")
     assert status == 0
-    assert "epoch 8/8" in out and "praise (p(praise) = 1.00)  天地好山" in out
-    assert "complaint (p(praise) = 0.00)  天地坏山" in out
+    assert "epoch 8/8" in out
+    assert re.search(r"^praise \(p\(praise\) = [01]\.\d\d\)  天地好山$", out, re.M)
+    assert re.search(r"^complaint \(p\(praise\) = 0\.\d\d\)  天地坏山$", out, re.M)
     results = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     ways = list(classify.NAMES.values())
     assert list(results["accuracy"])[:2] == ways

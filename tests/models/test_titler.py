@@ -144,7 +144,7 @@ class TestNetwork:
         model = make(copy, "float32", dropout=0.3)
         model.save(tmp_path / "model.npz")
         again = titler.load(tmp_path / "model.npz")
-        assert again.copy == copy and again.rate == 0.3
+        assert again.copy == copy and again.rate == 0.3 and again.longest == 40
         assert again.titles(ARTICLES) == model.titles(ARTICLES)
 
     def test_overfits_three_articles(self, copy, device):
@@ -211,6 +211,11 @@ class TestWriting:
         model = make()
         long = "春天" * LONGEST_ARTICLE
         assert model.titles([long]) == model.titles([long[:LONGEST_ARTICLE] + "国"])
+
+    def test_no_longer_than_said(self):
+        model = Titler(VOCABULARY, size=8, heads=2, longest=3)
+        assert all(len(title) <= 4 for title in model.titles(ARTICLES, 2))
+        assert len(model.encoded(TITLES[0])[0]) == 4
 
     def test_explain(self):
         model = make()
