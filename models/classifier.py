@@ -46,7 +46,6 @@ class AttentionClassifier(Layer):
 
     POSITIONS = 16_384  # how many, padding included, go through the network at once
     RATE = 0.5
-    POOLED = 1  # how many vectors of `size` are made of a text
     LONGEST = 200  # characters: the rest of a longer text is not read
     SCALE = 0.05  # of the positions: that of an embedding's first values
 
@@ -66,7 +65,7 @@ class AttentionClassifier(Layer):
         )
         self.pooling = GlobalAveragePooling1D()
         self.dropout = Dropout(self.RATE)
-        self.logit = Dense(1, input_size=self.POOLED * size)
+        self.logit = Dense(1, input_size=size)
 
     def _make_input(self) -> None:
         self.embedding = Embedding(self.vocabulary.sizes[0], self.size)
@@ -84,11 +83,7 @@ class AttentionClassifier(Layer):
 
     def call(self, ids: Any, mask: Any) -> md.Tensor:
         x = self.look(self.embed(ids), mask)
-        return self.logit(self.dropout(self.pool(x, mask)))[:, 0]
-
-    def pool(self, x: Any, mask: Any) -> md.Tensor:
-        """A text as a vector: (batch, time, size) -> (batch, POOLED * size)."""
-        return self.pooling(x, mask)
+        return self.logit(self.dropout(self.pooling(x, mask)))[:, 0]
 
     def loss(self, labels: Any, logits: Any) -> md.Tensor:
         """Binary cross entropy, the mean over texts."""
@@ -129,13 +124,12 @@ class AttentionClassifier(Layer):
 class PairClassifier(AttentionClassifier):
     """Reads characters and pairs of neighbours, and keeps beside what they see what they are.
 
-    Embeddings of a character and of its pair to the left, added -> x + attention(x) -> mean and
-    maximum, side by side: a few words decide. The vocabulary needs pairs; ids are (batch, time, 2).
-    In training more than half of all characters and of all pairs are dropped, each as a whole:
-    there are so many rare pairs that the texts are learned by heart otherwise.
+    Embeddings of a character and of its pair to the left, added -> x + attention(x) -> mean. The
+    vocabulary needs pairs; ids are (batch, time, 2). In training more than half of all characters
+    and of all pairs are dropped, each as a whole: there are so many rare pairs that the texts are
+    learned by heart otherwise.
     """
 
-    POOLED = 2
     FORGET = 0.6
 
     def _make_input(self) -> None:
@@ -151,9 +145,6 @@ class PairClassifier(AttentionClassifier):
 
     def look(self, x: Any, mask: Any) -> md.Tensor:
         return x + super().look(x, mask)
-
-    def pool(self, x: Any, mask: Any) -> md.Tensor:
-        return md.concatenate([self.pooling(x, mask), md.max_over_time(x, mask)], axis=-1)
 
     def encode(self, text: str) -> np.ndarray:
         return super().encode(text)[:, :2]

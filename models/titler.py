@@ -224,8 +224,9 @@ class Titler(Layer):
         )
 
     def title_losses(self, titles: Sequence[str], articles: Sequence[str]) -> tuple[Array, Array]:
-        """For each article: the sum over its title's tokens of -log p, and how many they are."""
-        sums = np.zeros(len(titles))
+        """For each article: the sum over its title's tokens of -log p, and how many they are; 0 and
+        0 for an empty one, which is not read."""
+        sums, counts = np.zeros(len(titles)), np.zeros(len(titles), np.int64)
         pairs = [self.encoded(title) for title in titles]
         with md.evaluating(self):
             for rows in self._groups(articles):
@@ -235,7 +236,8 @@ class Titler(Layer):
                 logits = self(source, mask, inputs)
                 losses = softmax_cross_entropy(logits, targets, real, "none")
                 sums[rows] = losses.numpy().sum(axis=1, dtype=np.float64)
-        return sums, np.array([len(inputs) for inputs, _ in pairs])
+                counts[rows] = [len(pairs[i][0]) for i in rows]
+        return sums, counts
 
     def titles(self, articles: Sequence[str], width: int = 5, **options: Any) -> list[str]:
         """A title for each article, by beam search; width 1 is greedy. An empty one gets none.

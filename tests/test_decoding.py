@@ -451,3 +451,19 @@ class TestErrors:
     def test_state(self):
         with pytest.raises(ShapeError, match="state: expected arrays with the 2 rows first"):
             sample(self.step, [np.zeros((3, 2))], np.array([1, 1]), END, 4, n=2)
+
+
+def test_tokens_that_start_does_not_hold():
+    def step(tokens, state):  # writes 300, then, if that arrived, the end
+        logits = np.zeros((len(tokens), 400))
+        logits[:, 300] = 5.0
+        logits[tokens == 300, END] = 9.0
+        return logits, state
+
+    found = greedy(step, None, np.zeros(1, np.uint8), END, 5)
+    assert found.sequence(0) == [300]
+
+
+def test_an_endless_temperature_is_refused():
+    with pytest.raises(ValueError, match="finite, got inf"):
+        sample(lambda t, s: (np.zeros((len(t), 3)), s), None, np.zeros(1, int), END, 2, 1, np.inf)

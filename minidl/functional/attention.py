@@ -47,11 +47,15 @@ def attention(
     own, the last step all of them; bias: numbers, -inf among them, that broadcast likewise; scale:
     1 / sqrt(size) if None. dropout_mask: booleans, as mask, that keep probabilities, which are then
     multiplied by 1 / (1 - dropout_rate). Raises ShapeError for other shapes, DtypeError for a mask
-    that is not boolean.
+    that is not boolean, ValueError for a rate outside of [0, 1).
     """
     mask, dropout_mask = _checked(
         "attention", query, key, value, bias, mask=mask, dropout_mask=dropout_mask
     )
+    if not 0 <= dropout_rate < 1:
+        raise ValueError(
+            f"attention: dropout_rate: expected a number in [0, 1), got {dropout_rate}"
+        )
     scale = _scale(scale, key)
     return attend(query, key, value, bias, mask, dropout_mask, causal, scale, dropout_rate, None)[0]
 
@@ -228,7 +232,8 @@ def _local(
     query: Any, key: Any, value: Any, window: int, mask: Any, causal: bool, scale: float
 ) -> tuple[Any, Any]:
     """The result, and the logarithms of the rows' sums of exponentials."""
-    time, block = shape_of(query)[-2], max(window, 16)  # smaller blocks are all overhead
+    time = shape_of(query)[-2]
+    block = max(min(window, time), 16)  # smaller blocks are all overhead
     blocks = max(1, -(-time // block))
     query = _in_blocks(query, blocks, block)
     key, value = (_with_neighbours(x, blocks, block, causal) for x in (key, value))
@@ -256,6 +261,7 @@ def _atrous(
 ) -> tuple[Any, Any]:
     """As `_local`; of steps more than `apart` steps away only."""
     time = shape_of(query)[-2]
+    stride = max(1, min(stride, time))
     rows = max(1, -(-time // stride))
     query, key, value = (
         ops.swapaxes(_in_blocks(x, rows, stride), -3, -2) for x in (query, key, value)
@@ -352,7 +358,7 @@ def rotary(x: Any, offset: int = 0, base: float = 10000.0) -> Any:
     end = count_of("rotary", "offset", offset) + time
     array = unwrap(x)
     place = device_of(array) if is_array(array) else "cpu"
-    dtype = getattr(array, "dtype", current_dtype())
+    dtype = array.dtype if is_array(array) and array.dtype.kind == "f" else current_dtype()
     rounded = 1 << max(0, end - 1).bit_length()  # few tables, while a sequence grows
     sine, cosine = (
         wrap(table[offset:end], None, None)

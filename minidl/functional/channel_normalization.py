@@ -139,9 +139,10 @@ def _rule(g, x, gamma, mask, groups, out, kept, needs):
 
 def _backward(g, x, gamma, mask, groups, mean, scale):
     dx, by_gamma, by_beta = np.empty_like(x), np.empty_like(scale), np.empty_like(scale)
+    upstream = _wide(g[0])
 
     def differentiate(i):
-        rows, above = (x[i], g[0][i]) if mask is None else (x[i][mask[i]], g[0][i][mask[i]])
+        rows, above = (x[i], upstream[i]) if mask is None else (x[i][mask[i]], upstream[i][mask[i]])
         count = max(len(rows), 1)
         sums = _column_sums(lambda part: part, above)
         products = _column_sums(lambda c, part: (c - mean[i]) * part, rows, above)

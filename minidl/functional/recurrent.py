@@ -134,6 +134,8 @@ def define(cell: Cell) -> Callable:
 
     def composition(x, kernel, recurrent_kernel, bias, state, mask, reverse):  # type: ignore[no-untyped-def]
         zeros = zero_state(cell, x, recurrent_kernel.shape[1])
+        if mask is not None:
+            x = ops.where(mask[:, :, None], x, 0.0)
         outputs, last = [], []
         for d, backwards in enumerate(reverse):
             weights = kernel[d], recurrent_kernel[d], None if bias is None else bias[d]

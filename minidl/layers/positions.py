@@ -9,6 +9,7 @@ from minidl.errors import ShapeError
 from minidl.functional.attention import rotary, sinusoidal_positions
 from minidl.graph import Tensor, unwrap
 from minidl.layers.layer import Layer
+from minidl.ops.shape import count_of
 
 
 class SinusoidalPositions(Layer):
@@ -26,7 +27,7 @@ class SinusoidalPositions(Layer):
 
     def call(self, x: Any, offset: int = 0) -> Any:
         time, size = x.shape[-2:]
-        end, array = offset + time, unwrap(x)
+        end, array = count_of("SinusoidalPositions", "offset", offset) + time, unwrap(x)
         device = backend.device_of(array)
         table = self._table
         if table is None or not (
@@ -64,7 +65,7 @@ class LearnedPositions(Layer):
         self.embeddings = self.add_weight(shape, self._initializer, "embeddings")
 
     def call(self, x: Any, offset: int = 0) -> Tensor:
-        end = offset + x.shape[-2]
+        end = count_of("LearnedPositions", "offset", offset) + x.shape[-2]
         if end > self.length:
             raise ShapeError(
                 f"LearnedPositions: x: expected at most {self.length} steps, got {end} with offset "

@@ -274,6 +274,11 @@ class StackedRNN(Layer):
                     f"StackedRNN: layers[{i}]: expected return_sequences=True, for the layer above "
                     "wants a sequence; only the last may return its last output alone"
                 )
+            if isinstance(layer, Bidirectional) and layer.merge_mode is None:
+                raise ValueError(
+                    f"StackedRNN: layers[{i}]: expected both directions merged, got "
+                    "merge_mode=None; use 'concat'"
+                )
             if layer.return_state != self.layers[0].return_state:
                 raise ValueError(
                     "StackedRNN: layers: expected return_state=True of all or of none, got "

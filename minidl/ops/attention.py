@@ -116,7 +116,7 @@ class _Tiles:
         widths = self.query.shape[-1] + self.value.shape[-1]
         count = math.prod(batch)
         in_halves = count > 1 and count * self.time * self.source * widths >= SPLIT
-        if self.xp is not np or (count * tile <= TILE and not in_halves):
+        if self.xp is not np or not batch or (count * tile <= TILE and not in_halves):
             return [work([()])]
         members = max(1, min(TILE // tile, (count + 1) // 2))
         axis = len(batch) - 1  # is cut; a tile has those after it whole, of those before it one
@@ -223,7 +223,7 @@ def _beside(x: Array, *columns: Any) -> Array:
 # --- The op ---------------------------------------------------------------------------------------
 
 
-@primitive
+@primitive(floats=True)
 def attend(query, key, value, bias, mask, dropout_mask, causal, scale, rate, block):
     """As `attention_definition`."""
     tiles = _Tiles(query, key, value, bias, mask, dropout_mask, causal, scale, rate, block)
@@ -401,7 +401,7 @@ def _tile_gradients(
 # --- Several heads at once ------------------------------------------------------------------------
 
 
-@primitive(residuals=True)
+@primitive(floats=True, residuals=True)
 def attend_packed(packed, mask, dropout_mask, heads, size, causal, scale, rate):
     """Self-attention of `heads` heads, of queries, keys and values that lie side by side as one
     product gives them: (batch, time, heads * (size + size + width)) to (batch, time, heads *

@@ -55,12 +55,14 @@ def gated_conv1d(
     leaves out are 0 going in and coming out. Where `gate_mask` (batch, time, filters) is False s
     is 0, else it is divided by 1 - rate: dropout on the gate. padding: "same" or "causal". Raises
     ShapeError for other shapes, DtypeError for masks that are not boolean, ValueError for another
-    padding. Dauphin et al. 2017, eq. 1, without skip; with it a highway layer (Srivastava, Greff
-    and Schmidhuber 2015, eq. 3).
+    padding or rate. Dauphin et al. 2017, eq. 1, without skip; with it a highway layer (Srivastava,
+    Greff and Schmidhuber 2015, eq. 3).
     """
     shape, (size, _, width) = shape_of(x), _checked_kernel(x, kernel, bias, skip)
     if padding not in ("same", "causal"):
         raise ValueError(f"gated_conv1d: padding: expected 'same' or 'causal', got {padding!r}")
+    if not 0 <= rate < 1:
+        raise ValueError(f"gated_conv1d: rate: expected a number in [0, 1), got {rate}")
     if count_of("gated_conv1d", "dilation", dilation) == 0:
         raise ShapeError("gated_conv1d: dilation: expected 1 or more, got 0; use 1")
     _check_mask("mask", mask, shape[:2])

@@ -442,6 +442,8 @@ def _up(
     rows = xp.ones((time, batch, inputs + (bias is not None)), dtype=wide)
     rows[:, :, :inputs] = x.transpose(1, 0, 2)
     off = None if mask is None else xp.logical_not(mask.T)
+    if off is not None:  # NaN there must not matter
+        xp.copyto(rows[:, :, :inputs], 0, where=off[:, :, None])
     scans = []
     for d, backwards in enumerate(reverse):
         rest = (None if bias is None else bias[d]), (None if state is None else state[:, d])

@@ -40,6 +40,7 @@ def suits(x: Any, kernel_shape: tuple[int, ...], geometry: Any) -> bool:
         and stride == groups == 1
         and left + right == 2 * dilation
         and min(left, right) >= 0
+        and x.dtype.kind == "f"
         and x.itemsize >= 4
         and channels * filters >= 64 * 128
         and 4 * (-time % (2 * dilation)) <= time

@@ -265,6 +265,7 @@ def test_rotary_turns_pairs_and_keeps_lengths():
         ({"mask": np.ones(6)}, DtypeError, "mask: expected booleans"),
         ({"bias": normal(7)}, ShapeError, "bias: expected a shape"),
         ({"dropout_mask": np.ones(5, bool)}, ShapeError, "dropout_mask: expected a shape"),
+        ({"dropout_rate": 1.0}, ValueError, "dropout_rate: expected a number"),
     ],
 )
 def test_errors_name_the_argument(change, error, words):
@@ -287,3 +288,16 @@ def test_errors_of_patterns():
         rotary(normal(3, 5))
     with pytest.raises(ShapeError, match="block_size: expected 1 or more"):
         blockwise_attention(*three(), block_size=0)
+
+
+def test_reaches_beyond_the_sequence_cost_nothing():
+    x = normal(9, 4)
+    full = np.asarray(attention(x, x, x))
+    np.testing.assert_allclose(local_attention(x, x, x, 10**9), full)
+    np.testing.assert_allclose(atrous_attention(x, x, x, 10**9), x)
+    np.testing.assert_allclose(sparse_attention(x, x, x, 10**9, 10**9), full)
+
+
+def test_rotary_of_integers():
+    whole = np.arange(24).reshape(2, 3, 4)
+    np.testing.assert_allclose(rotary(whole), rotary(whole.astype(np.float32)))

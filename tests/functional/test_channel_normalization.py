@@ -157,3 +157,15 @@ def test_errors():
         group_normalization(x, 3)
     with pytest.raises(ShapeError, match=r"x: expected \(batch, ..., n\), got \(4,\)"):
         group_normalization(np.ones(4), 2)
+
+
+@pytest.mark.parametrize("mask", [None, np.arange(3000) > 2])
+def test_gradients_of_halves_are_summed_in_float32(mask):
+    x, g = normal(3000, 4).astype(np.float16), np.full((3000, 4), 100, np.float16)
+
+    def by_x(x):
+        x = md.tensor(x, requires_grad=True)
+        out, _, _ = batch_normalization(x, mask=mask)
+        return md.grad(out, [x], md.tensor(g.astype(x.dtype)))[0].numpy()
+
+    np.testing.assert_allclose(by_x(x), by_x(x.astype(np.float32)), atol=0.1)

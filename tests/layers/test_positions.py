@@ -53,3 +53,9 @@ def test_gradients(layer, time):
 def test_rotary():
     x = normal(2, 3, 5, 4)
     np.testing.assert_array_equal(RotaryPositions()(x, offset=3), rotary(x, 3))
+
+
+@pytest.mark.parametrize("layer", [SinusoidalPositions(), LearnedPositions(9, input_size=4)])
+def test_no_position_before_the_first(layer):
+    with pytest.raises(ShapeError, match="offset"):
+        layer(np.zeros((1, 5, 4), np.float32), offset=-2)

@@ -199,6 +199,11 @@ def test_steps_of_a_stack_are_the_sequence():
             TypeError,
             "needs the whole sequence",
         ),
+        (
+            lambda: StackedRNN([Bidirectional(GRU(2, return_sequences=True), merge_mode=None)]),
+            ValueError,
+            "expected both directions merged",
+        ),
     ],
 )
 def test_errors(make, error, message):

@@ -77,6 +77,10 @@ class TestNetwork:
             assert counts[i] == len(title) + 1
             assert model.loss(targets, alone, real).item() == pytest.approx(sums[i] / counts[i])
 
+    def test_an_empty_article_is_not_read(self, copy):
+        sums, counts = make(copy).eval().title_losses(TITLES[:2], [ARTICLES[0], ""])
+        assert sums[1] == counts[1] == 0 and counts[0] == len(TITLES[0]) + 1
+
     def test_a_token_does_not_see_those_after_it(self, copy):
         model = make(copy).eval()
         (source, mask, inputs), _, _ = arrays(model)

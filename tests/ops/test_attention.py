@@ -182,3 +182,23 @@ def test_unneeded_gradients_cost_nothing(monkeypatch):
     out, _ = attend(query, key, value, None, None, None, False, 0.5, 0.0, None)
     md.grad(out.sum(), [query])
     assert len(products) == 1
+
+
+def test_one_sequence_in_tiles_too_large_for_one(monkeypatch):
+    query, key, value = (normal(20, 4, seed=i) for i in range(3))
+    inputs = query, np.tile(key, (2, 1)), np.tile(value, (2, 1))
+    options = {"causal": False, "scale": 0.5, "rate": 0.0, "block": None}
+    expected = attention_definition(*inputs, **options)
+    monkeypatch.setattr(attention, "TILE", 64)
+    for found, right in zip(attend(*inputs, None, None, None, *options.values()), expected):
+        np.testing.assert_allclose(found, right)
+
+
+def test_integers_are_taken_as_floats():
+    whole = np.random.default_rng(0).integers(-3, 4, (3, 5, 4))
+    found = md.functional.attention.attention(whole, whole, whole)
+    assert found.dtype.kind == "f"
+    exact = md.functional.attention.attention(*[whole.astype(np.float32)] * 3)
+    np.testing.assert_allclose(found, exact, rtol=1e-5, atol=1e-6)
+    packed = attend_packed(np.tile(whole, 3), None, None, 1, 4, False, 0.5, 0.0)
+    np.testing.assert_allclose(packed, exact, rtol=1e-5, atol=1e-6)

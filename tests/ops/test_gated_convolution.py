@@ -150,6 +150,8 @@ def test_errors():
         md.gated_conv1d(x, np.ones((3, 4, 8)), mask=np.ones(5, bool))
     with pytest.raises(DtypeError, match="mask: expected booleans"):
         md.gated_conv1d(x, np.ones((3, 4, 8)), mask=np.ones((2, 5)))
+    with pytest.raises(ValueError, match="gated_conv1d: rate: expected a number"):
+        md.gated_conv1d(x, np.ones((3, 4, 8)), gate_mask=np.ones((2, 5, 4), bool), rate=1.0)
     with pytest.raises(ValueError, match="'same' or 'causal', got 'valid'"):
         md.gated_conv1d(x, np.ones((3, 4, 8)), padding="valid")
     with pytest.raises(ShapeError, match="dilation"):

@@ -62,3 +62,10 @@ def test_where_it_serves():
     assert not suits(x, wide, geometry._replace(groups=2))
     assert not suits(x, wide, Geometry(1, 30, 30, 25, 1)) and not suits(x[:, :1], wide, geometry)
     assert not suits(x, wide, Geometry(1, 25, 25, 25, 1))  # 60 steps in tiles of 50
+
+
+def test_integers_go_another_way():
+    geometry = Geometry(1, 1, 1, 1, 1)
+    x = np.zeros((4, 64, 128), np.float32)
+    assert suits(x, (3, 128, 128), geometry)
+    assert not suits(x.astype(np.uint32), (3, 128, 128), geometry)  # they differ by no negatives
