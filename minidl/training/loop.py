@@ -187,6 +187,12 @@ class Run:
                     "fit: callbacks: expected a list of callbacks such as "
                     f"md.callbacks.EarlyStopping(), got {callback!r} in it"
                 )
+        own = {} if self.model.unbuilt() else {id(p) for p in self.model.parameters()}
+        if own and own.isdisjoint(map(id, self.optimizer.parameters)):
+            raise ValueError(
+                "fit: optimizer: none of its parameters is the model's, which would stay as it is; "
+                "make it of this model, e.g. md.optimizers.Adam(model)"
+            )
         for name in ("accumulate", "validation_freq", "read_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fit: {name}: expected 1 or more, got {getattr(self, name)}")

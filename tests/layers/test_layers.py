@@ -179,3 +179,35 @@ def test_a_stack_of_all_of_them():
     ids = rng.integers(0, 9, (2, 6))
     model(ids)
     check_gradients(model, ids, directions=1)
+
+
+class TestSequentialWithAMask:
+    @pytest.mark.parametrize("middle", ["recurrent", "attention", "pooling"])
+    def test_padding_changes_nothing(self, middle, device):
+        md.seed(2)
+        inner = {
+            "recurrent": [md.layers.Bidirectional(md.layers.LSTM(3))],
+            "attention": [md.layers.MultiHeadAttention(2, 2), md.layers.GlobalMaxPooling1D()],
+            "pooling": [md.layers.GlobalAveragePooling1D()],
+        }[middle]
+        with md.device(device):
+            model = Sequential([Embedding(9, 4), *inner, Dense(2), md.layers.Softmax()])
+        ids, mask = md.data.pad([[1, 2, 3], [4], [5, 6]])
+        ids, mask = md.tensor(ids, device=device), md.tensor(mask, device=device)
+        found = model(ids, mask).numpy()
+        assert np.allclose(model(md.where(mask, ids, 8), mask).numpy(), found, atol=1e-7)
+        assert not np.allclose(model(md.where(mask, ids, 8)).numpy(), found, atol=1e-4)
+
+    def test_trains_on_lists_of_any_length(self):
+        md.seed(3)
+        model = Sequential([Embedding(9, 8), md.layers.LSTM(8), Dense(1)])
+        rows = [[1, 2, 3], [4], [5, 6], [7, 8, 1, 2]]
+        labels = np.array([[0.0], [1.0], [1.0], [0.0]], np.float32)
+        batches = md.data.Batches(rows, labels, batch_size=4)
+        (ids, mask), *_ = next(iter(batches))
+        model(ids, mask)
+        history = md.fit(
+            model, md.losses.BinaryCrossentropy(from_logits=True), md.optimizers.Adam(model, 0.05),
+            batches, epochs=40, verbose=False, allocator=False,
+        )  # fmt: skip
+        assert history["loss"][-1] < 0.1

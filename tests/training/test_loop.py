@@ -105,8 +105,9 @@ class TestFit:
         assert md.evaluate(model, MeanSquaredError(), data)["loss"] == 1
         md.fit(model, None, SGD(model, 0.25), data, **QUIET)
         assert float(model.kernel[0, 0]) == 0.5
+        model, *rest = line()
         with pytest.raises(ValueError, match="no layer added a loss"):
-            md.fit(line()[0], None, *line()[1:], **QUIET)
+            md.fit(model, None, *rest, **QUIET)
 
     def test_inputs_are_moved_and_cast(self):
         model = Dense(1, input_size=1).astype("float64")
@@ -386,5 +387,15 @@ def test_a_metric_whose_result_is_an_array_is_refused(metric):
     with pytest.raises(TypeError, match="result is a number, got one of shape"):
         md.fit(
             model, loss, md.optimizers.SGD(model), [batch], metrics=[metric], verbose=False,
+            allocator=False,
+        )  # fmt: skip
+
+
+def test_fit_refuses_the_optimizer_of_another_model():
+    model, other = Dense(1, input_size=2), Dense(1, input_size=2)
+    batch = (np.ones((2, 2), np.float32), np.ones((2, 1), np.float32))
+    with pytest.raises(ValueError, match="none of its parameters is the model's"):
+        md.fit(
+            model, md.losses.MeanSquaredError(), md.optimizers.SGD(other), [batch], verbose=False,
             allocator=False,
         )  # fmt: skip
