@@ -187,7 +187,7 @@ class Run:
                     "fit: callbacks: expected a list of callbacks such as "
                     f"md.callbacks.EarlyStopping(), got {callback!r} in it"
                 )
-        own = {} if self.model.unbuilt() else {id(p) for p in self.model.parameters()}
+        own = set() if self.model.unbuilt() else {id(p) for p in self.model.parameters()}
         if own and own.isdisjoint(map(id, self.optimizer.parameters)):
             raise ValueError(
                 "fit: optimizer: none of its parameters is the model's, which would stay as it is; "
