@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,11 @@ from minidl.testing.strict_counts import (
     synchronise,
     watching,
 )
+from minidl.training.callbacks import Callback
 
 __all__ = [
     "Counts",
+    "ForbidSync",
     "StrictArray",
     "SynchronisationError",
     "counting",
@@ -59,6 +62,26 @@ __all__ = [
     "special",
     "xp",
 ]
+
+
+class ForbidSync(Callback):
+    """A callback for `fit`: no waiting from an epoch's first batch until its last step is done.
+
+    So batching, placing, forward, backward, clipping, steps and other callbacks are watched, and
+    what is read when an epoch ends is not. Give `fit` a `read_every` beyond the epoch's steps.
+    """
+
+    def on_epoch_begin(self, epoch: int) -> None:
+        self._inside = ExitStack()
+        self._inside.enter_context(forbid_sync())
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
+        if self.run.stop or batch + 1 == self.run.batches:
+            self._inside.close()
+
+    def on_train_end(self) -> None:
+        self._inside.close()
+
 
 _API = json.loads(Path(__file__).with_name("cupy_api.json").read_text(encoding="utf-8"))
 

@@ -1,7 +1,5 @@
 """The classifiers: gradients, and the identities that must hold for them."""
 
-from contextlib import ExitStack
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -103,22 +101,16 @@ class TestNetworks:
         optimizer = md.optimizers.Adam(model, md.schedules.OneCycle(1e-3, 4))
         average = md.callbacks.ExponentialMovingAverage(0.9)
         history = md.fit(
-            model, model.loss, optimizer, batches, epochs=2, callbacks=[Ban(), average],
-            verbose=False, allocator=False,
-        )  # fmt: skip
+            model,
+            model.loss,
+            optimizer,
+            batches,
+            epochs=2,
+            callbacks=[strict.ForbidSync(), average],
+            verbose=False,
+            allocator=False,
+        )
         assert np.isfinite(history["loss"]).all() and optimizer.iterations == 4
-
-
-class Ban(md.callbacks.Callback):
-    """No waiting for the device from an epoch's first batch until its last step is done."""
-
-    def on_epoch_begin(self, epoch):
-        self.inside = ExitStack()
-        self.inside.enter_context(strict.forbid_sync())
-
-    def on_train_batch_end(self, batch, logs):
-        if batch == self.run.batches - 1:
-            self.inside.close()
 
 
 def test_half_of_the_pairs_are_dropped_as_a_whole():

@@ -1,7 +1,5 @@
 """The reader: text as numbers, decoding of spans, votes, and what must hold for the network."""
 
-from contextlib import ExitStack
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -206,24 +204,18 @@ def batches(model):
     )
 
 
-class Ban(md.callbacks.Callback):
-    """No waiting for the device from an epoch's first batch until its last step is done."""
-
-    def on_epoch_begin(self, epoch):
-        self.inside = ExitStack()
-        self.inside.enter_context(strict.forbid_sync())
-
-    def on_train_batch_end(self, batch, logs):
-        if batch == self.run.batches - 1:
-            self.inside.close()
-
-
 def test_the_whole_fit_loop_never_waits_for_the_device():
     model = make("float32", "strict")
     train = batches(model)
     optimizer = md.optimizers.RAdam(model, md.schedules.OneCycle(1e-3, 2 * len(train)))
     history = md.fit(
-        model, model.loss, optimizer, train, epochs=2, callbacks=[Ban()], verbose=False,
+        model,
+        model.loss,
+        optimizer,
+        train,
+        epochs=2,
+        callbacks=[strict.ForbidSync()],
+        verbose=False,
         allocator=False,
-    )  # fmt: skip
+    )
     assert np.isfinite(history["loss"]).all() and optimizer.iterations == 2 * len(train)

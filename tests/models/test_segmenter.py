@@ -1,6 +1,5 @@
 """The segmenter: tags, vocabulary, networks, and the identities that must hold for them."""
 
-from contextlib import ExitStack
 from itertools import pairwise, product
 
 import numpy as np
@@ -237,18 +236,6 @@ def test_a_training_step_never_waits_for_the_device(network, decoder):
         step()
 
 
-class Ban(md.callbacks.Callback):
-    """No waiting for the device from an epoch's first batch until its last step is done."""
-
-    def on_epoch_begin(self, epoch):
-        self.inside = ExitStack()
-        self.inside.enter_context(strict.forbid_sync())
-
-    def on_train_batch_end(self, batch, logs):
-        if batch == self.run.batches - 1:
-            self.inside.close()
-
-
 @pytest.mark.parametrize("network, decoder", NETWORKS)
 def test_the_whole_fit_loop_never_waits_for_the_device(network, decoder):
     """Batching, placing, forward, backward, clipping, step and schedule; only the losses of an
@@ -262,9 +249,15 @@ def test_the_whole_fit_loop_never_waits_for_the_device(network, decoder):
     optimizer = md.optimizers.Adam(model, schedule, global_clipnorm=1.0)
     with strict.counting() as counts:
         history = md.fit(
-            model, model.loss, optimizer, batches, epochs=3, callbacks=[Ban()], verbose=False,
+            model,
+            model.loss,
+            optimizer,
+            batches,
+            epochs=3,
+            callbacks=[strict.ForbidSync()],
+            verbose=False,
             allocator=False,
-        )  # fmt: skip
+        )
     assert np.isfinite(history["loss"]).all() and optimizer.iterations == 3 * len(batches)
     assert counts.synchronisations <= 3 * 2
 

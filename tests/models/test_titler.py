@@ -1,7 +1,5 @@
 """The titler: its gradients, and the identities between training and writing."""
 
-from contextlib import ExitStack
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -239,18 +237,6 @@ class TestWriting:
             titler.load(tmp_path / "other.npz")
 
 
-class Ban(md.callbacks.Callback):
-    """No waiting for the device from an epoch's first batch until its last step is done."""
-
-    def on_epoch_begin(self, epoch):
-        self.inside = ExitStack()
-        self.inside.enter_context(strict.forbid_sync())
-
-    def on_train_batch_end(self, batch, logs):
-        if batch == self.run.batches - 1:
-            self.inside.close()
-
-
 @pytest.mark.parametrize("copy", [True, False])
 def test_the_whole_fit_loop_never_waits_for_the_device(copy):
     model = make(copy, "float32", "strict", dropout=0.2)
@@ -259,9 +245,15 @@ def test_the_whole_fit_loop_never_waits_for_the_device(copy):
     optimizer = md.optimizers.Adam(model, schedule, global_clipnorm=1.0)
     with strict.counting() as counts:
         history = md.fit(
-            model, model.loss, optimizer, batches, epochs=2, callbacks=[Ban()], verbose=False,
+            model,
+            model.loss,
+            optimizer,
+            batches,
+            epochs=2,
+            callbacks=[strict.ForbidSync()],
+            verbose=False,
             allocator=False,
-        )  # fmt: skip
+        )
     assert np.isfinite(history["loss"]).all() and optimizer.iterations == 2 * len(batches)
     assert counts.synchronisations <= 2 * 2
 

@@ -560,3 +560,30 @@ def test_all_modelled_names_can_be_made():
     assert {"add", "sum", "einsum", "float32", "pi", "pad", "matmul", "newaxis"} <= made
     for module in (xp.linalg, xp.fft, xp.lib.stride_tricks, strict.special):
         assert any(hasattr(module, name) for name in dir(module))
+
+
+def test_forbid_sync_in_all_steps_of_a_fit():
+    def fit(loss):
+        with md.device("strict"):
+            model = md.layers.Dense(1, input_size=2)
+        batches = md.data.Batches(np.ones((4, 2), np.float32), np.ones((4, 1), np.float32), 2)
+        optimizer = md.optimizers.SGD(model)
+        return md.fit(
+            model,
+            loss,
+            optimizer,
+            batches,
+            epochs=2,
+            callbacks=[strict.ForbidSync()],
+            verbose=False,
+            allocator=False,
+        )
+
+    def waiting(targets, output):
+        assert float(md.sum(output)) is not None
+        return md.mean(md.square(output - targets))
+
+    assert len(fit(md.losses.MeanSquaredError())["loss"]) == 2
+    with pytest.raises(strict.SynchronisationError):
+        fit(waiting)
+    assert float(md.tensor(1.0, device="strict")) == 1  # and waiting is allowed again
