@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 
+import minidl as md
 from minidl import backend
 from minidl.testing import snapshot, strict
 from minidl.testing.strict import xp
