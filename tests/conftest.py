@@ -16,7 +16,12 @@ import minidl as md
 hypothesis.settings.register_profile(
     "person", max_examples=6, derandomize=True, database=None, deadline=None
 )
-hypothesis.settings.register_profile("ci", max_examples=150, deadline=None, print_blob=True)
+hypothesis.settings.register_profile(  # the verdict depends on the commit, not on luck
+    "ci", max_examples=150, derandomize=True, database=None, deadline=None
+)
+hypothesis.settings.register_profile(  # for a search now and then: other examples each time
+    "hunt", max_examples=150, deadline=None, print_blob=True
+)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "person"))
 
 

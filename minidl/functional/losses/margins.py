@@ -222,15 +222,17 @@ def _(draw: Draw):
     return call(first, second, _signs(draw, shape), **options)
 
 
+# Of a single entry the cosine is its sign, and the gradient nothing but rounding: two at least.
+
+
 @samples(cosine_similarity)
 def _(draw: Draw):
-    shape = draw.shape(min_dims=1, min_side=1)
+    shape = (*draw.shape(max_dims=2, min_side=1), draw.integer(2, 4))
     return call(draw.array(shape, 0.3, 2.0), draw.array(shape))
 
 
 @samples(negative_cosine_similarity)
 def _(draw: Draw):
-    # Of a single entry the cosine is its sign: the gradient is nothing but rounding.
     shape = (*draw.shape(max_dims=2, min_side=1), draw.integer(2, 4))
     options = masked(draw, leading(draw, shape[:-1]))
     return call(draw.array(shape), draw.array(shape, 0.3, 2.0), **options)
