@@ -17,7 +17,19 @@ from minidl.layers.dense import Dense
 from minidl.layers.layer import Layer
 
 
-class LayerNormalization(Layer):
+class _Scaled(Layer):
+    """What is normalized, `* gamma + beta` over the last axis, where asked for."""
+
+    center: bool
+    scale: bool
+
+    def build(self, input_shape: Any) -> None:
+        size = (input_shape[-1],)
+        self.gamma = self.add_weight(size, "ones", "gamma") if self.scale else None
+        self.beta = self.add_weight(size, "zeros", "beta") if self.center else None
+
+
+class LayerNormalization(_Scaled):
     """Zero mean and unit variance over the last axis, then `* gamma + beta`, both (size,).
 
     center, scale: whether there is a `beta`, a `gamma`. Built at once where `input_size` is given.
@@ -36,11 +48,6 @@ class LayerNormalization(Layer):
         self.scale = scale
         if input_size is not None:
             self.build((None, input_size))
-
-    def build(self, input_shape: Any) -> None:
-        size = (input_shape[-1],)
-        self.gamma = self.add_weight(size, "ones", "gamma") if self.scale else None
-        self.beta = self.add_weight(size, "zeros", "beta") if self.center else None
 
     def call(self, x: Any) -> Tensor:
         return layer_normalization(x, self.gamma, self.beta, self.epsilon)
@@ -115,7 +122,7 @@ class BatchNormalization(Layer):
         return out if mask is None else ops.where(mask[..., None], out, 0.0)
 
 
-class GroupNormalization(Layer):
+class GroupNormalization(_Scaled):
     """Zero mean and unit variance of each group of channels of an item, then `* gamma + beta`.
 
     x (batch, ..., n): n is divided into `groups` equal groups (-1: n groups, which is instance
@@ -139,11 +146,6 @@ class GroupNormalization(Layer):
         self.scale = scale
         if input_size is not None:
             self.build((None, input_size))
-
-    def build(self, input_shape: Any) -> None:
-        size = (input_shape[-1],)
-        self.gamma = self.add_weight(size, "ones", "gamma") if self.scale else None
-        self.beta = self.add_weight(size, "zeros", "beta") if self.center else None
 
     def call(self, x: Any, mask: Any = None) -> Tensor:
         groups = x.shape[-1] if self.groups == -1 else self.groups
