@@ -9,6 +9,7 @@ import pytest
 import minidl as md
 from examples import __main__ as command
 from examples import corpora, pictures, segment
+from examples.pictures import canvas
 from models import segmenter
 
 WORDS = ["天", "地", "山川", "河流", "飞禽鸟", "走兽", "来", "去了", "在"]
@@ -191,15 +192,15 @@ class TestPictures:
         assert (tmp_path / "trellis.png").stat().st_size > 1000
 
     def test_without_a_chinese_font(self, tmp_path, monkeypatch):
-        for cached in (pictures.chinese_font, pictures._drawable):
+        for cached in (pictures.chinese_font, canvas._drawable):
             cached.cache_clear()
-        monkeypatch.setattr(pictures, "PACKAGED_FONTS", ())
-        monkeypatch.setattr(pictures, "SYSTEM_FONTS", ())
+        monkeypatch.setattr(canvas, "PACKAGED_FONTS", ())
+        monkeypatch.setattr(canvas, "SYSTEM_FONTS", ())
         assert pictures.chinese_font() is None
         assert [pictures.label(c) for c in "山a"] == ["5C71", "a"]
-        assert "code points" in pictures._with_note("")
+        assert "code points" in canvas.with_note("")
         self.draw(tmp_path, "山川在。")
-        for cached in (pictures.chinese_font, pictures._drawable):
+        for cached in (pictures.chinese_font, canvas._drawable):
             cached.cache_clear()
 
     @pytest.mark.skipif(

@@ -1,131 +1,13 @@
-"""The examples' pictures: PNG files, drawn without a screen by matplotlib, imported at first use.
-
-Chinese characters need a font that has them: one from an installed package, else one of the
-system's, else their code points stand in the picture, with a note that says so.
-"""
+"""Pictures of texts: attention, spans, and what a conditional random field sees."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-# Packages that carry a font with the simplified characters, and where in the package it is.
-PACKAGED_FONTS = (
-    ("pylopdf_fonts_zh_cn", "NotoSansSC-Regular.otf"),
-    ("mplfonts", "fonts/NotoSansCJKsc-Regular.otf"),
-)
-SYSTEM_FONTS = (
-    "Noto Sans CJK SC",
-    "Noto Sans SC",
-    "Noto Sans CJK JP",
-    "Source Han Sans SC",
-    "Source Han Sans CN",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Heiti SC",
-    "Microsoft YaHei",
-    "SimHei",
-    "Arial Unicode MS",
-    "Droid Sans Fallback",
-)
-NO_FONT = "no Chinese font found: code points shown (pip install pylopdf-fonts-zh-cn)"
-INK, PALE, MARK = "#1f2933", "#c3cbd3", "#c8102e"
-
-
-def available() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-@cache
-def chinese_font() -> str | None:
-    """The name of a font with Chinese characters that matplotlib knows; None if there is none."""
-    from matplotlib import font_manager
-
-    for package, file in PACKAGED_FONTS:
-        spec = importlib.util.find_spec(package)
-        for folder in spec.submodule_search_locations or () if spec else ():
-            path = Path(folder, file)
-            if path.is_file():
-                font_manager.fontManager.addfont(path)
-                return font_manager.FontProperties(fname=path).get_name()
-    known = {font.name for font in font_manager.fontManager.ttflist}
-    return next((name for name in SYSTEM_FONTS if name in known), None)
-
-
-@cache
-def _drawable() -> frozenset[int]:
-    """The code points that the fonts have."""
-    from matplotlib import font_manager
-
-    names = ["DejaVu Sans", *filter(None, [chinese_font()])]
-    paths = [font_manager.findfont(name) for name in names]
-    return frozenset().union(*(font_manager.get_font(path).get_charmap() for path in paths))
-
-
-@contextmanager
-def page(path: str | Path, width: float, height: float, **grid):
-    """A figure and its axes (`grid` as for `Figure.subplots`), saved at the end to `path`."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    font = chinese_font()
-    style = {
-        "font.family": ["DejaVu Sans", font] if font else ["DejaVu Sans"],
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": PALE,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, figure.subplots(**grid)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-
-
-def label(character: str) -> str:
-    """A character as it can be shown: itself, or its code point where no font has it."""
-    return character if ord(character) in _drawable() else f"{ord(character):X}"
-
-
-def learning_curve(
-    path: str | Path,
-    title: str,
-    loss: Mapping[str, Sequence[float | None]],
-    quality: Mapping[str, Sequence[float | None]],
-    quality_name: str,
-    baselines: Mapping[str, float] | None = None,
-) -> None:
-    """Loss and quality after each epoch, a line for each named model; baselines are dashed."""
-    from matplotlib.ticker import MaxNLocator
-
-    with page(path, 10, 4, ncols=2) as (figure, (left, right)):
-        figure.suptitle(title)
-        for axes, lines, name in ((left, loss, "training loss"), (right, quality, quality_name)):
-            for line, values in lines.items():
-                axes.plot(range(1, len(values) + 1), values, marker="o", markersize=4, label=line)
-            axes.set_xlabel("epoch")
-            axes.set_ylabel(name)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            axes.grid(axis="y", color=PALE, linewidth=0.5)
-        for style, (name, value) in zip(("--", ":", "-."), (baselines or {}).items(), strict=False):
-            right.axhline(
-                value, linestyle=style, color=INK, linewidth=1, label=f"{name} {value:.3f}"
-            )
-        for axes in (left, right):
-            axes.legend(frameon=False)
+from examples.pictures.canvas import INK, MARK, PALE, chinese_font, label, page, with_note
 
 
 def heat_map(path: str | Path, title: str, weights: np.ndarray, rows: str, columns: str) -> None:
@@ -135,7 +17,7 @@ def heat_map(path: str | Path, title: str, weights: np.ndarray, rows: str, colum
     """
     width = max(7.5, 0.42 * len(columns) + 1.2)
     with page(path, width, max(2.4, 0.42 * len(rows) + 1.2)) as (figure, axes):
-        figure.suptitle(_with_note(title))
+        figure.suptitle(with_note(title))
         image = axes.imshow(weights, cmap="Blues", vmin=0, aspect="auto")
         figure.colorbar(image, ax=axes, fraction=0.03, pad=0.01)
         _characters(axes, columns, [label(character) for character in rows])
@@ -159,7 +41,7 @@ def trellis(
     time, kinds = emissions.shape
     width = max(9.0, 0.85 * time + 4.5)
     with page(path, width, 4.6, ncols=2, width_ratios=[width - 4.2, 4.2]) as (figure, axes):
-        figure.suptitle(_with_note("The trellis: emission scores, transitions, and the best path"))
+        figure.suptitle(with_note("The trellis: emission scores, transitions, and the best path"))
         left, right = axes
         permitted = transitions[allowed]
         low, spread = permitted.min(), max(float(np.ptp(permitted)), 1e-6)
@@ -213,7 +95,7 @@ def marginals(
         figure,
         axes,
     ):
-        figure.suptitle(_with_note("Marginals: the gradient of log Z by the emissions"))
+        figure.suptitle(with_note("Marginals: the gradient of log Z by the emissions"))
         above, below = axes
         above.imshow(probabilities.T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for step, row in np.ndindex(time, kinds):
@@ -254,7 +136,7 @@ def spans(
     with page(path, 12, 1.5 * rows + 0.8, nrows=rows, squeeze=False) as (figure, axes):
         shown = "".join(map(label, question))
         found = "".join(map(label, answer)) or "no answer"
-        figure.suptitle(_with_note(f"{shown}  {found}"))
+        figure.suptitle(with_note(f"{shown}  {found}"))
         for row, axis in enumerate(axes[:, 0]):
             begin = row * columns
             part = passage[begin : begin + columns]
@@ -307,7 +189,3 @@ def _matrix(axes, transitions: np.ndarray, allowed: np.ndarray, tags: str) -> No
 def _readable(score: float, limit: float) -> str:
     """The colour for a number on the diverging colours, which are dark at both ends."""
     return "white" if abs(score) > 0.75 * limit else INK
-
-
-def _with_note(title: str) -> str:
-    return title if chinese_font() else f"{title}\n({NO_FONT})"
