@@ -83,6 +83,22 @@ def refuse_constant(op: Any, name: str) -> None:
     )
 
 
+def refuse_lost(op: Any, args: Sequence, result: Any) -> None:
+    """GradientError if `op`, which has no rules, made floats of a tensor that wants a gradient."""
+    out = result[0] if op.residuals else result
+    outputs = out if isinstance(out, tuple) else (out,)
+    if not any(getattr(o, "dtype", None) is not None and o.dtype.kind == "f" for o in outputs):
+        return
+    names = op.names[:1] * len(args) if op.variadic else op.names
+    for name, arg in zip(names, args, strict=False):
+        if isinstance(arg, Tensor) and arg.requires_grad:
+            raise GradientError(
+                f"{op.__name__}: {name} requires a gradient, but the op has no rule for it; give "
+                f"one with {op.__name__}.defvjp({name}=rule), pass {name}.detach(), or make the op "
+                "with @primitive(differentiable=False) if it has no derivative"
+            )
+
+
 def explain(op: Any, arrays: Sequence, error: Exception) -> None:
     """Raise an error that names op and arguments for one of NumPy's about devices or shapes."""
     refuse_mixed(op, arrays)

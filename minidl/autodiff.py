@@ -271,12 +271,18 @@ def _copy(g: backend.Array) -> backend.Array:
     return g.copy() if type(g) is np.ndarray else backend.namespace(g).array(g)
 
 
-def _backward(self: Tensor, gradient: Any = None, retain_graph: bool = False) -> None:
+def _backward(
+    self: Tensor,
+    gradient: Any = None,
+    retain_graph: bool = False,
+    inputs: Iterable[Tensor] | None = None,
+) -> None:
     """Add the gradient of this tensor to `.grad` of every leaf that it depends on.
 
     gradient: the weight of each entry, of this tensor's shape; needless for one element.
     retain_graph: keep what the graph saved, for another pass.
-    Raises GradientError through a freed graph or a changed input.
+    inputs: to these leaves alone; what only others need is not computed.
+    Raises GradientError through a freed graph or a changed input, and for other inputs than leaves.
     """
     if self._node is None:
         raise GradientError(
@@ -284,7 +290,11 @@ def _backward(self: Tensor, gradient: Any = None, retain_graph: bool = False) ->
             "computed unrecorded (in no_grad, or by an op without a rule)"
         )
     g = seed_of(self, gradient, "backward")
-    found = _propagate({self._node: g._data}, None, False, retain_graph)
+    wanted = None if inputs is None else {x._node for x in inputs}
+    for place in wanted or ():
+        if place.__class__ is not Leaf:
+            raise GradientError("backward: inputs: expected tensors made with requires_grad=True")
+    found = _propagate({self._node: g._data}, wanted, False, retain_graph)
     with _deposit_lock:
         for leaf, (value, own) in found.items():
             if leaf.grad is None and leaf.buffer is None and value.__class__ is np.ndarray:  # type: ignore[union-attr]

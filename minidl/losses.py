@@ -7,6 +7,7 @@ there stand the formulas, the shapes and what is raised.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,15 @@ from minidl.functional.losses.checks import (
     setting,
     wide,
 )
+from minidl.functional.losses.f1 import soft_f1_count
+from minidl.functional.losses.metric_learning import batch_triplet_count
 from minidl.graph import Tensor, unwrap
 
 __all__ = [
-    "BinaryCrossentropy", "BinaryFocalCrossentropy", "CategoricalCrossentropy", "CategoricalHinge",
-    "Contrastive", "CosineSimilarity", "Hinge", "Huber", "KLDivergence", "LogCosh", "Loss",
-    "MarginRanking", "MeanAbsoluteError", "MeanSquaredError", "Poisson",
-    "SparseCategoricalCrossentropy", "SquaredHinge", "TripletMargin",
+    "BatchTriplet", "BinaryCrossentropy", "BinaryFocalCrossentropy", "CategoricalCrossentropy",
+    "CategoricalHinge", "Contrastive", "CosineSimilarity", "Hinge", "Huber", "KLDivergence",
+    "LogCosh", "Loss", "MarginRanking", "MeanAbsoluteError", "MeanSquaredError", "OfOutput",
+    "Poisson", "SoftF1", "SparseCategoricalCrossentropy", "SquaredHinge", "TripletMargin",
 ]  # fmt: skip
 
 
@@ -37,6 +40,7 @@ class Loss:
     """
 
     rows = False  # whether the last axis of y_pred makes one loss
+    needs_target = True  # False: `fit` gives None as y_true, and looks for no target of its name
 
     def __init__(self, reduction: str = "mean") -> None:
         self.reduction = reduction
@@ -203,6 +207,28 @@ class CategoricalCrossentropy(Loss):
         )  # fmt: skip
 
 
+class SoftF1(Loss):
+    """1 - the F1 score of each class in the batch, with probabilities for counts; the mean is over
+    the classes that y_true has.
+
+    y_true: integers (...) or distributions (..., classes); y_pred: probabilities (..., classes), or
+    logits (stabler) if `from_logits`. Fit for large batches, to fine-tune with: see `soft_f1`.
+    Raises ValueError for probabilities outside [0, 1] (seen on the CPU only).
+    """
+
+    def __init__(self, from_logits: bool = False, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.from_logits = from_logits
+
+    def call(self, y_true: Any, y_pred: Any, mask: Any) -> Tensor:
+        logits = y_pred if self.from_logits else ops.log(_probabilities(self, y_pred, mask))
+        return functional.soft_f1(logits, y_true, mask, self.reduction)
+
+    def count(self, y_true: Any, y_pred: Any, mask: Any = None) -> Any:
+        """How many classes y_true has."""
+        return soft_f1_count(y_pred, y_true, mask)
+
+
 def _binary_logits(loss: Loss, y_pred: Any, mask: Any) -> Any:
     p = _probabilities(loss, y_pred, mask)
     return ops.log(p) - ops.log(1 - p)
@@ -342,6 +368,7 @@ class TripletMargin(Loss):
     positive and negative, each (..., n); y_true is not looked at."""
 
     rows = True
+    needs_target = False
 
     def __init__(self, margin: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
@@ -352,6 +379,36 @@ class TripletMargin(Loss):
         return functional.triplet_margin(
             anchor, positive, negative, mask, self.reduction, margin=self.margin
         )
+
+
+class BatchTriplet(Loss):
+    """Triplets found in the batch: y_pred is embeddings (n, d), y_true their labels (n,).
+
+    mining: "semi-hard", "batch-hard" or "batch-all"; margin: a number, or "soft"; squared: squared
+    distances. See `minidl.functional.batch_triplet`. Batches need several items of a label.
+    """
+
+    def __init__(
+        self,
+        margin: float | str = 0.2,
+        mining: str = "semi-hard",
+        squared: bool = False,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        self.margin = margin
+        self.mining = mining
+        self.squared = squared
+
+    def call(self, y_true: Any, y_pred: Any, mask: Any) -> Tensor:
+        return functional.batch_triplet(
+            y_pred, y_true, mask, self.reduction,
+            margin=self.margin, mining=self.mining, squared=self.squared,
+        )  # fmt: skip
+
+    def count(self, y_true: Any, y_pred: Any, mask: Any = None) -> Any:
+        """The number of triplets, anchors or pairs that the mean is over."""
+        return batch_triplet_count(y_pred, y_true, mask, self.margin, self.mining, self.squared)
 
 
 class MarginRanking(Loss):
@@ -367,6 +424,24 @@ class MarginRanking(Loss):
         return functional.margin_ranking(
             first, second, y_true, mask, self.reduction, margin=self.margin
         )
+
+
+# --- No target ------------------------------------------------------------------------------------
+
+
+class OfOutput(Loss):
+    """`function(y_pred)` -> a scalar, of an output that has no target: a loss that the model has
+    computed itself, or a penalty. By default its mean. Batches count by their items."""
+
+    needs_target = False
+    count = None  # type: ignore[assignment]
+
+    def __init__(self, function: Callable[[Any], Tensor] = ops.mean) -> None:
+        super().__init__()
+        self.function = function
+
+    def call(self, y_true: Any, y_pred: Any, mask: Any) -> Tensor:
+        return self.function(y_pred)
 
 
 def _several(loss: Loss, y_pred: Any, count: int) -> Any:

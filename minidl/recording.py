@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 
 from minidl import backend, random
-from minidl.arguments import agree, array_of, explain, positional, refuse_constant, refuse_mixed
+from minidl.arguments import (
+    agree,
+    array_of,
+    explain,
+    positional,
+    refuse_constant,
+    refuse_lost,
+    refuse_mixed,
+)
 from minidl.errors import GradientError
 from minidl.graph import Leaf, Node, Parameter, Tensor, unwrap, wrap
 
@@ -163,13 +171,16 @@ class Primitive:
 
     __name__: str
 
-    def __init__(self, body: Callable, view: bool, floats: bool, residuals: bool) -> None:
+    def __init__(
+        self, body: Callable, view: bool, floats: bool, residuals: bool, constant: bool
+    ) -> None:
         update_wrapper(self, body)
         self.function = body
         self.body = positional(body)
         self.view = view
         self.floats = floats
         self.residuals = residuals
+        self.constant = constant
         parameters = inspect.signature(body).parameters.values()
         self.names = tuple(p.name for p in parameters)
         if taken := {"g", "out", "kept", "needs"} & set(self.names):
@@ -324,6 +335,8 @@ class Primitive:
         except (TypeError, ValueError) as error:
             explain(self, arrays, error)
             raise
+        if not self.differentiable and not self.constant and is_recording():
+            refuse_lost(self, args, result)
         return self._record(args, tuple(parents), wanted, result)
 
     def _apply_variadic(self, args: Sequence, kwargs: dict) -> Any:
@@ -333,7 +346,9 @@ class Primitive:
         args = agree(self, args, arrays)
         options = [kwargs.get(name, self.defaults.get(name)) for name in self.names[1:]]
         result = self.body(*arrays, **kwargs)
-        wanted = 1 if any(parent is not None for parent in parents) else 0
+        if not self.differentiable and not self.constant and is_recording():
+            refuse_lost(self, args, result)
+        wanted = int(bool(self.differentiable) and any(p is not None for p in parents))
         return self._record([tuple(args), *options], parents, wanted, result)
 
     def _agrees(self, arrays: list) -> bool:
@@ -524,12 +539,16 @@ def primitive(
     view: bool = False,
     floats: bool = False,
     residuals: bool = False,
+    differentiable: bool = True,
 ) -> Any:
     """Decorator: make an op of a function on arrays; give its derivative with `defvjp`.
 
     view: the output may share the memory of the first argument.
     floats: integer input is cast to the default float dtype.
     residuals: the body returns (out, kept); `kept` goes to the rules under that name.
+    differentiable: False for an op without a derivative: what it gives is a constant. An op that
+    has no rules and does not say so raises GradientError where it makes floats of a tensor that
+    requires a gradient, which would be lost.
 
     >>> import minidl as md
     >>> @md.primitive
@@ -541,8 +560,10 @@ def primitive(
     12.0
     """
     if body is None:
-        return partial(primitive, view=view, floats=floats, residuals=residuals)
-    return Primitive(body, view, floats, residuals)
+        return partial(
+            primitive, view=view, floats=floats, residuals=residuals, differentiable=differentiable
+        )
+    return Primitive(body, view, floats, residuals, constant=not differentiable)
 
 
 def _differentiate_definition(node: Node, g: Any) -> list[tuple[str, Place, Any]]:

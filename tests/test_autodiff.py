@@ -317,6 +317,34 @@ def test_a_gradient_lost_in_an_option_is_refused():
         md.leaky_relu(x, slope)
 
 
+@pytest.mark.parametrize("variadic", [False, True])
+def test_a_gradient_lost_in_an_op_without_rules_is_refused(variadic):
+    def body(x):
+        return x * 2
+
+    def bodies(*x):
+        return x[0] * 2
+
+    forgotten = md.primitive(bodies if variadic else body)
+    x = leaf(1.0, 2.0)
+    with pytest.raises(GradientError, match=r"x requires a gradient, .* no rule .*defvjp\(x=rule"):
+        forgotten(x)
+    with md.no_grad():
+        assert forgotten(x).tolist() == [2, 4]
+    assert not forgotten(x.detach()).requires_grad
+    declared = md.primitive(forgotten.function, differentiable=False)
+    assert not declared(x).requires_grad
+
+
+def test_integers_and_booleans_are_constants_without_saying_so():
+    @md.primitive
+    def above(x, level=0.0):
+        return x > level, (x > level).sum()
+
+    some, count = above(leaf(-1.0, 2.0))
+    assert some.tolist() == [False, True] and count.item() == 1
+
+
 @pytest.mark.parametrize("answer", [1.0, [1.0], "text"])
 def test_a_rule_that_returns_no_array(answer):
     @md.primitive

@@ -28,6 +28,7 @@ CLASSES = {
         {"from_logits": True, "class_weights": [1.0, 2.0, 3.0], "ignore_class": 2}, LABELS, X,
         lambda m: functional.softmax_cross_entropy(
             X, LABELS, m, class_weights=[1.0, 2.0, 3.0], ignore_index=2)),
+    "SoftF1": ({"from_logits": True}, LABELS, X, lambda m: functional.soft_f1(X, LABELS, m)),
     "CategoricalCrossentropy": (
         {"from_logits": True, "label_smoothing": 0.1}, Q, X,
         lambda m: functional.soft_target_cross_entropy(X, Q, m, label_smoothing=0.1)),
@@ -43,6 +44,9 @@ CLASSES = {
     "CosineSimilarity": ({}, Y, X, lambda m: functional.negative_cosine_similarity(X, Y, m)),
     "Contrastive": (
         {"margin": 2.0}, MASK, (X, Y), lambda m: functional.contrastive(X, Y, MASK, m, margin=2.0)),
+    "BatchTriplet": (
+        {"margin": 5.0, "mining": "batch-all"}, LABELS, X,
+        lambda m: functional.batch_triplet(X, LABELS, m, margin=5.0, mining="batch-all")),
     "TripletMargin": (
         {"margin": 2.0}, None, (X, Y, Z),
         lambda m: functional.triplet_margin(X, Y, Z, m, margin=2.0)),
@@ -98,7 +102,7 @@ class TestEach:
 
 
 def test_every_loss_is_here():
-    assert set(losses.__all__) == {*CLASSES, "Loss"}
+    assert set(losses.__all__) == {*CLASSES, "Loss", "OfOutput"}
 
 
 def test_order_of_arguments():
@@ -122,6 +126,7 @@ class TestProbabilities:
         for name, y_true, p in (
             ("SparseCategoricalCrossentropy", LABELS, P),
             ("CategoricalCrossentropy", Q, P),
+            ("SoftF1", LABELS, P),
             ("BinaryCrossentropy", BITS, half),
             ("BinaryFocalCrossentropy", BITS, half),
         ):

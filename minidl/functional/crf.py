@@ -258,7 +258,7 @@ def sample(
     return _sampled_paths(*checked, to_device(1.0 - draws, device_of(scores)))
 
 
-@primitive
+@primitive(differentiable=False)
 def _k_best_paths(emissions, transitions, start, end, mask, k):
     xp = namespace(emissions)
     total, weights = scan(k_best(k), emissions, transitions, mask, start, end)
@@ -277,7 +277,7 @@ def _k_best_paths(emissions, transitions, start, end, mask, k):
     return xp.where((total > -_INF)[:, :, None], paths, xp.full_like(paths, -1)), total
 
 
-@primitive
+@primitive(differentiable=False)
 def _sampled_paths(emissions, transitions, start, end, mask, draws):
     xp = namespace(emissions)
     total, weights = scan(LOG, emissions, transitions, mask, start, end)

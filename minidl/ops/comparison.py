@@ -33,7 +33,7 @@ def _comparison(name: str, meaning: str) -> Any:
 
     body.__name__ = body.__qualname__ = name
     body.__doc__ = f"{meaning}, elementwise, broadcasting. No gradient."
-    op = primitive(body)
+    op = primitive(body, differentiable=False)
 
     @samples(op, differentiable=False)
     def _(draw: Draw):
@@ -50,7 +50,7 @@ def _test(name: str, meaning: str) -> Any:
 
     body.__name__ = body.__qualname__ = name
     body.__doc__ = f"{meaning}, elementwise. No gradient."
-    op = primitive(body)
+    op = primitive(body, differentiable=False)
 
     @samples(op, differentiable=False)
     def _(draw: Draw):

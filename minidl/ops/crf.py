@@ -432,7 +432,7 @@ def _count_steps(origin: Array, target: Array, weight: Array, count: int) -> Arr
     return left.T @ _one_hot(target, all_tags, weight).reshape(-1, count)
 
 
-@primitive
+@primitive(differentiable=False)
 def crf_viterbi(
     emissions: Array,
     transitions: Array,

@@ -430,19 +430,19 @@ def _(draw: Draw):
     return call(draw.array(draw.shape()))
 
 
-@primitive
+@primitive(differentiable=False)
 def full_like(x: Array, fill_value: float, dtype: Any = None) -> Array:
     """An array of x's shape (and dtype, unless given) filled with one number: a constant."""
     return namespace(x).full_like(x, fill_value, dtype=dtype)
 
 
-@primitive
+@primitive(differentiable=False)
 def zeros_like(x: Array, dtype: Any = None) -> Array:
     """Zeros of x's shape (and dtype, unless given): a constant."""
     return namespace(x).zeros_like(x, dtype=dtype)
 
 
-@primitive
+@primitive(differentiable=False)
 def ones_like(x: Array, dtype: Any = None) -> Array:
     """Ones of x's shape (and dtype, unless given): a constant."""
     return namespace(x).ones_like(x, dtype=dtype)

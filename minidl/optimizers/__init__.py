@@ -3,6 +3,7 @@
 from minidl.optimizers.lookahead import Lookahead
 from minidl.optimizers.optimizer import Optimizer
 from minidl.optimizers.rules import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, RAdam, RMSProp
+from minidl.optimizers.several import Optimizers
 
 __all__ = [
     "SGD",
@@ -13,6 +14,7 @@ __all__ = [
     "Adamax",
     "Lookahead",
     "Optimizer",
+    "Optimizers",
     "RAdam",
     "RMSProp",
 ]

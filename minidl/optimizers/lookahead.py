@@ -48,6 +48,7 @@ class Lookahead(Optimizer):
         self.optimizer.step(scale)
         if self.iterations % self.k == 0:
             self.sweep(self._pull, writes=True)
+            self.optimizer._constrain()  # the way between two allowed points may lead elsewhere
 
     def _pull(self, xp: Any, p: Any, slots: dict[str, Any], scratch: Any) -> None:
         slow = slots["slow"]

@@ -17,7 +17,7 @@ import numpy as np
 from minidl import backend, schedules
 from minidl.backend import Array
 from minidl.errors import SerializationError
-from minidl.graph import Parameter, wrap
+from minidl.graph import Parameter, Tensor, unwrap, wrap
 from minidl.layers.layer import Layer
 from minidl.optimizers.flat import Flat, Task, adopt, sum_of_squares
 
@@ -34,8 +34,9 @@ class Optimizer:
     exclude_from_weight_decay: parameters that do not decay, or a function that tells them, such as
     `lambda p: p.ndim < 2`.
 
-    As in PyTorch, a parameter without a gradient (frozen, or not used) is passed over: neither it
-    nor its state changes. An array kept from `p.grad` shows the next gradient after the next
+    A parameter with a constraint (`minidl.constraints`) is brought back to it after its step. As in
+    PyTorch, a parameter without a gradient (frozen, or not used) is passed over: neither it nor its
+    state changes. An array kept from `p.grad` shows the next gradient after the next
     backward: copy what is to last. Parameters that another optimiser or `to` has moved are gathered
     again at the next step, with their state.
 
@@ -141,6 +142,12 @@ class Optimizer:
             if p._node is not None:
                 p._node.grad = None  # type: ignore[union-attr]
 
+    def minimize(self, loss: Tensor) -> None:
+        """One step down the gradient of `loss`: those of other parameters are not computed."""
+        self.zero_grad()
+        loss.backward(inputs=[p for p in self.parameters if p.requires_grad])
+        self.step()
+
     def step(self, scale: Any = None) -> None:
         """Change every parameter that has a gradient.
 
@@ -152,7 +159,15 @@ class Optimizer:
         scales = self._scales(tasks, scale)
         for flat, own, scale in zip(self._flats, tasks, scales, strict=True):
             flat.run(own, partial(self._step_block, rate, scale))
+        self._constrain()
         self.iterations += 1
+
+    def _constrain(self) -> None:
+        """Bring the parameters that have made a step to where their constraints want them."""
+        for p in self.parameters:
+            if p.constraint is not None and p.grad is not None:
+                p._data[...] = unwrap(p.constraint(wrap(p._data, None, p._version)))
+                p._touch()
 
     def add_slot(self, name: str) -> None:
         """Keep one more array as large as the parameters, 0 at first, which `update` does not see.

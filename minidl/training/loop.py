@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
@@ -17,16 +17,17 @@ from minidl import autodiff, backend, random, serialization
 from minidl.errors import SerializationError
 from minidl.graph import Tensor, tensor
 from minidl.layers.layer import Layer
-from minidl.optimizers import Optimizer
+from minidl.optimizers import Optimizer, Optimizers
 from minidl.training.callbacks import Callback, ProgressBar
 from minidl.training.history import History
 from minidl.training.objective import Objective, place
+from minidl.training.own_steps import OwnStep, steps
 
 
 def fit(
     model: Layer,
     loss: Any,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Mapping[str, Optimizer],
     train: Iterable,
     validation: Iterable | None = None,
     epochs: int = 1,
@@ -56,6 +57,11 @@ def fit(
     model, which gets the targets (and the mask, if there are several) of that name or place; its
     mean is called "<name>_loss", or "output_0_loss". `metrics` may be a dict or list to match,
     and `loss_weights` numbers to match: the loss is the weighted sum.
+    optimizer: one, or several by name in a dict, each for parameters of its own.
+    Steps of the model's own: where the model has a method `train_step(batch, optimizer)` it makes
+    each step itself and returns a dict of scalars, whose names the model declares in `train_names`
+    and whose means become the epoch's numbers; where it has `test_step(batch)` (`test_names`) that
+    measures it. loss and metrics are for what is left of the two, or None and ().
     accumulate: make a step of the optimiser once in so many batches, and at the epoch's end, with
     the gradient of them all as if they were one (for losses that are means).
     validation_freq: validate after every so many epochs, and the last.
@@ -75,10 +81,10 @@ def fit(
         callbacks = [callbacks]
     if verbose and not any(isinstance(callback, ProgressBar) for callback in callbacks):
         callbacks = [*callbacks, ProgressBar()]
-    objective = Objective(loss, metrics, loss_weights)
+    objective, validator = steps(model, loss, metrics, loss_weights, validation is not None)
     run = Run(
         model, objective, optimizer, train, validation, epochs, callbacks,
-        accumulate, validation_freq, read_every,
+        accumulate, validation_freq, read_every, validator,
     )  # fmt: skip
     if resume is not None:
         run.load(resume)
@@ -96,18 +102,17 @@ def evaluate(
     The arguments are those of `fit`. Layers get their modes back. Raises ValueError where `data`
     gives no batch.
     """
-    return _measure(Objective(loss, metrics, loss_weights), model, data)
+    return _measure(steps(model, loss, metrics, loss_weights, True)[1], model, data)
 
 
-def _measure(objective: Objective, model: Layer, data: Iterable) -> dict[str, float]:
+def _measure(objective: Objective | OwnStep, model: Layer, data: Iterable) -> dict[str, float]:
     objective.reset_state()
     device, dtype = model.device, model.dtype
     batch = None
     with evaluating(model):
         for batch in data:
             batch = place(batch, device, dtype)
-            _, values, output = objective.forward(model, batch)
-            objective.update(batch, values, output)
+            objective.measure(model, batch)
     if batch is None:
         raise ValueError(f"evaluate: data or validation: expected batches, got none; {_NO_BATCHES}")
     return objective.results()
@@ -148,8 +153,8 @@ class Run:
     def __init__(
         self,
         model: Layer,
-        objective: Objective,
-        optimizer: Optimizer,
+        objective: Objective | OwnStep,
+        optimizer: Optimizer | Mapping[str, Optimizer],
         train: Iterable,
         validation: Iterable | None = None,
         epochs: int = 1,
@@ -157,8 +162,12 @@ class Run:
         accumulate: int = 1,
         validation_freq: int = 1,
         read_every: int = 50,
+        validator: Objective | OwnStep | None = None,
     ) -> None:
+        if isinstance(optimizer, Mapping):
+            optimizer = Optimizers(optimizer)
         self.model, self.objective, self.optimizer = model, objective, optimizer
+        self.validator = validator or objective
         self.train, self.validation, self.epochs = train, validation, epochs
         self.callbacks = list(callbacks)
         self.accumulate, self.read_every = accumulate, read_every
@@ -173,6 +182,7 @@ class Run:
         self._check()
         for callback in self.callbacks:
             callback.set_run(self)
+        self._check_reads()
 
     def _check(self) -> None:
         """TypeError and ValueError for what cannot be trained with."""
@@ -196,7 +206,15 @@ class Run:
         for name in ("accumulate", "validation_freq", "read_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"fit: {name}: expected 1 or more, got {getattr(self, name)}")
+        if self.accumulate > 1 and isinstance(self.objective, OwnStep):
+            raise ValueError(
+                f"fit: accumulate: {type(self.model).__name__} makes its own steps; let its "
+                "train_step accumulate"
+            )
         self._numbers()
+
+    def _check_reads(self) -> None:
+        """ValueError for a callback that reads what nobody measures."""
         known = self.names
         for callback in self.callbacks:
             if missing := [name for name in callback.reads if name not in known]:
@@ -220,8 +238,8 @@ class Run:
     @property
     def names(self) -> list[str]:
         """The numbers that `on_epoch_end` will find in `logs`, as far as is declared."""
-        own = self.objective.names
-        held_out = [f"val_{name}" for name in own] if self.validation is not None else []
+        own, other = self.objective.names, self.validator.names
+        held_out = [f"val_{name}" for name in other] if self.validation is not None else []
         return [*own, *held_out, *(name for c in self.callbacks for name in c.adds)]
 
     @property
@@ -274,6 +292,9 @@ class Run:
 
     def _train_step(self, batch: Any) -> None:
         batch = place(batch, self._device, self._dtype)
+        if isinstance(self.objective, OwnStep):
+            self.objective.run(batch, self.optimizer)
+            return
         if self._gathered == 0:
             self.optimizer.zero_grad()
         total, values, output = self.objective.forward(self.model, batch)
@@ -316,9 +337,9 @@ class Run:
                 last or (self.epoch + 1) % self.validation_freq == 0
             ):
                 # Its own means: the metrics' must not lose what training has gathered.
-                before = self.objective.state_dict()
-                measured = _measure(self.objective, self.model, self.validation)
-                self.objective.load_state_dict(before)
+                before = self.validator.state_dict()
+                measured = _measure(self.validator, self.model, self.validation)
+                self.validator.load_state_dict(before)
                 logs |= {f"val_{name}": value for name, value in measured.items()}
             for callback in sorted(self.callbacks, key=lambda c: not c.adds):
                 callback.on_epoch_end(self.epoch, logs)

@@ -30,7 +30,10 @@ class _Part:
 
     def arguments(self, batch: Batch, output: Any) -> tuple[Any, ...]:
         """(targets, output) or (targets, output, mask)."""
-        given = [_of("targets", batch.targets, self.key), _of("output", output, self.key)]
+        targets = None
+        if getattr(self.measure, "needs_target", True):
+            targets = _of("targets", batch.targets, self.key)
+        given = [targets, _of("output", output, self.key)]
         mask = batch.mask
         if self.key is not None and isinstance(mask, dict):
             mask = mask.get(self.key)
@@ -123,6 +126,11 @@ class Objective:
         if not values:
             raise ValueError("fit: loss: got None, and no layer added a loss; give a loss function")
         return _sum(weighted), values, output
+
+    def measure(self, model: Layer, batch: Batch) -> None:
+        """Take in a batch that is not trained on."""
+        _, values, output = self.forward(model, batch)
+        self.update(batch, values, output)
 
     def update(self, batch: Batch, values: list[Tensor], output: Any) -> None:
         """Take in what `forward` found."""

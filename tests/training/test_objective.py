@@ -10,7 +10,7 @@ from minidl.callbacks import EarlyStopping
 from minidl.data import Batches
 from minidl.errors import SerializationError
 from minidl.layers import Dense, Embedding, Layer
-from minidl.losses import MeanSquaredError, SparseCategoricalCrossentropy
+from minidl.losses import MeanSquaredError, OfOutput, SparseCategoricalCrossentropy
 from minidl.metrics import Mean, SparseCategoricalAccuracy
 from minidl.optimizers import SGD, Adam
 from minidl.testing import strict
@@ -74,6 +74,19 @@ class TestSeveralOutputs:
         assert result["length_loss"] == pytest.approx(length, rel=1e-5)
         assert result["loss"] == pytest.approx(tags + 0.5 * length, rel=1e-5)
         assert result["tags_accuracy"] == right / sum(kept)
+
+    def test_a_loss_of_an_output_alone_needs_no_target(self):
+        model = Reader()
+        ids, targets = sentences()
+        data = Batches(ids, {"tags": targets["tags"]}, batch_size=3, shuffle=False)
+        small = {"tags": CROSS_ENTROPY, "hidden": OfOutput(lambda x: md.mean(x * x))}
+        found = md.evaluate(model, small, data, loss_weights={"hidden": 0.5})
+        batches = [place(batch, "cpu", model.dtype) for batch in data]
+        squares = [np.square(model(*b.inputs)["hidden"].numpy()).mean(1) for b in batches]
+        assert found["hidden_loss"] == pytest.approx(np.concatenate(squares).mean(), rel=1e-5)
+        assert found["loss"] == pytest.approx(found["tags_loss"] + 0.5 * found["hidden_loss"])
+        with pytest.raises(ValueError, match="targets: expected one for .* 'hidden', got tags"):
+            md.evaluate(model, {**small, "hidden": MeanSquaredError()}, data)
 
     def test_the_gradient_is_of_the_weighted_sum(self):
         model = Reader()

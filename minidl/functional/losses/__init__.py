@@ -5,6 +5,15 @@ there, and does not count in the mean. `reduction` is "mean" (over what counts; 
 does), "sum" or "none" (a loss for each item).
 """
 
+from minidl.functional.losses.adversarial import (
+    gradient_penalty,
+    hinge_critic,
+    logistic_critic,
+    logistic_generator,
+    wasserstein_critic,
+    wasserstein_generator,
+    zero_centered_penalty,
+)
 from minidl.functional.losses.binary import (
     binary_cross_entropy_with_logits,
     binary_focal_with_logits,
@@ -13,6 +22,7 @@ from minidl.functional.losses.cross_entropy import (
     soft_target_cross_entropy,
     softmax_cross_entropy,
 )
+from minidl.functional.losses.f1 import soft_f1
 from minidl.functional.losses.margins import (
     categorical_hinge,
     contrastive,
@@ -22,6 +32,11 @@ from minidl.functional.losses.margins import (
     negative_cosine_similarity,
     squared_hinge,
     triplet_margin,
+)
+from minidl.functional.losses.metric_learning import (
+    batch_triplet,
+    center_loss,
+    pairwise_distances,
 )
 from minidl.functional.losses.regression import (
     huber,
@@ -33,9 +48,11 @@ from minidl.functional.losses.regression import (
 )
 
 __all__ = [
-    "binary_cross_entropy_with_logits", "binary_focal_with_logits", "categorical_hinge",
-    "contrastive", "cosine_similarity", "hinge", "huber", "kl_divergence", "log_cosh",
-    "margin_ranking", "mean_absolute_error", "mean_squared_error", "negative_cosine_similarity",
-    "poisson", "soft_target_cross_entropy", "softmax_cross_entropy", "squared_hinge",
-    "triplet_margin",
+    "batch_triplet", "binary_cross_entropy_with_logits", "binary_focal_with_logits",
+    "categorical_hinge", "center_loss", "contrastive", "cosine_similarity", "gradient_penalty",
+    "hinge", "hinge_critic", "huber", "kl_divergence", "log_cosh", "logistic_critic",
+    "logistic_generator", "margin_ranking", "mean_absolute_error", "mean_squared_error",
+    "negative_cosine_similarity", "pairwise_distances", "poisson", "soft_f1",
+    "soft_target_cross_entropy", "softmax_cross_entropy", "squared_hinge", "triplet_margin",
+    "wasserstein_critic", "wasserstein_generator", "zero_centered_penalty",
 ]  # fmt: skip

@@ -115,16 +115,32 @@ def leading_mask(op: str, mask: Any, beside: Any, shape: tuple[int, ...]) -> Arr
 
 
 def class_indices(
-    op: str, targets: Any, logits: Any, mask: Any, ignored: int | None = None
+    op: str,
+    targets: Any,
+    logits: Any,
+    mask: Any,
+    ignored: int | None = None,
+    argument: str = "targets",
+    classes: int | None = None,
 ) -> tuple[Array, Array | None]:
     """Integer targets (...) for logits (..., classes), 0 where masked, and the mask (...)."""
-    require_axis(op, "logits", logits)
+    targets, mask = integer_targets(op, argument, targets, logits, mask, ignored)
+    require_range(op, argument, targets, logits.shape[-1] if classes is None else classes)
+    return targets, mask
+
+
+def integer_targets(
+    op: str, argument: str, targets: Any, logits: Any, mask: Any, ignored: int | None = None
+) -> tuple[Array, Array | None]:
+    """As `class_indices`, integers of any size."""
+    require_axis(op, "logits" if argument == "targets" else "embeddings", logits)
     targets, mask = constant(targets, logits), constant(mask, logits)
     expected = logits.shape[:-1]
-    require_shape(op, "targets", targets, expected)
+    require_shape(op, argument, targets, expected)
     if targets.dtype.kind not in "iu":
         raise DtypeError(
-            f"{op}: targets: expected integers, got {targets.dtype}; use targets.astype('int64')"
+            f"{op}: {argument}: expected integers, got {targets.dtype}; use "
+            f"{argument}.astype('int64')"
         )
     if mask is not None:
         require_mask(op, mask, expected)
@@ -132,18 +148,17 @@ def class_indices(
         mask = targets != ignored if mask is None else mask & (targets != ignored)
     if mask is not None:
         targets = namespace(targets).where(mask, targets, 0)
-    require_range(op, targets, logits.shape[-1])
     return targets, mask
 
 
-def require_range(op: str, targets: Array, classes: int) -> None:
+def require_range(op: str, argument: str, targets: Array, classes: int) -> None:
     """On the CPU only: looking costs a GPU a wait."""
     if type(targets) is not np.ndarray or not targets.size:
         return
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= classes:
         raise ValueError(
-            f"{op}: targets: expected 0 to {classes - 1}, got {low} to {high}; "
+            f"{op}: {argument}: expected 0 to {classes - 1}, got {low} to {high}; "
             "mask out what is not a target"
         )
 

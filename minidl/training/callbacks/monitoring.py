@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import serialization
 from minidl.training.callbacks.callback import Callback
-from minidl.training.callbacks.rates import require_number
+from minidl.training.callbacks.rates import optimizer_of, require_number
 
 if TYPE_CHECKING:
     from minidl.training.loop import Run
@@ -197,9 +197,9 @@ class EarlyStopping(BestWeights):
 class ReduceLROnPlateau(Monitor):
     """Multiply the learning rate by `factor` when `monitor` has not improved for `patience` epochs.
 
-    cooldown: for so many epochs after that, nothing is counted. min_lr: no further down. Raises
-    ValueError where the optimiser has a schedule, and for a factor of 1 or more. mode, min_delta:
-    see `Monitor`.
+    cooldown: for so many epochs after that, nothing is counted. min_lr: no further down.
+    optimizer: the name of one, where `fit` has several. Raises ValueError where it has a schedule,
+    and for a factor of 1 or more. mode, min_delta: see `Monitor`.
     """
 
     def __init__(
@@ -211,11 +211,13 @@ class ReduceLROnPlateau(Monitor):
         min_delta: float = 1e-4,
         cooldown: int = 0,
         min_lr: float = 0.0,
+        optimizer: str | None = None,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
         if not 0 < factor < 1:
             raise ValueError(f"ReduceLROnPlateau: factor: expected between 0 and 1, got {factor}")
         self.factor, self.patience, self.cooldown, self.min_lr = factor, patience, cooldown, min_lr
+        self.optimizer = optimizer
 
     def set_run(self, run: Run) -> None:
         super().set_run(run)
@@ -232,7 +234,7 @@ class ReduceLROnPlateau(Monitor):
         elif not rests:
             self.wait += 1
             if self.wait >= self.patience:
-                optimizer = self.run.optimizer
+                optimizer = optimizer_of(self)
                 rate = optimizer.rate
                 optimizer.learning_rate = max(rate * self.factor, min(rate, self.min_lr))
                 self.resting, self.wait = self.cooldown, 0
@@ -242,7 +244,7 @@ class ReduceLROnPlateau(Monitor):
 
 
 class TerminateOnNaN(Callback):
-    """End the training when the loss is NaN or infinite, and save nothing any more.
+    """End the training when a loss ("loss", "..._loss") is NaN or infinite, and save nothing more.
 
     It looks when the loss is read anyway: every `read_every` steps of `fit`, and after each epoch.
     Since that is the mean of the epoch so far, no step between goes unseen. Before anything is
@@ -256,9 +258,12 @@ class TerminateOnNaN(Callback):
         self.ended = False
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
-        if not math.isfinite(logs.get("loss", 0.0)):
-            self.ended = self.run.stop = True
-            print(f"step {self.run.step}: the loss is {logs['loss']}; the training ends")
+        for name, value in logs.items():
+            is_loss = name == "loss" or (name.endswith("_loss") and not name.startswith("val_"))
+            if is_loss and not math.isfinite(value) and not self.ended:
+                self.ended = self.run.stop = True
+                what = "the loss" if name == "loss" else name
+                print(f"step {self.run.step}: {what} is {value}; the training ends")
 
     def lets_save(self) -> bool:
         weights = self.run.model.parameters()

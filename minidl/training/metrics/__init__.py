@@ -6,9 +6,11 @@ from minidl.training.metrics.base import (
     MeanSquaredError,
     Metric,
 )
+from minidl.training.metrics.calibration import ExpectedCalibrationError, Reliability
 from minidl.training.metrics.classification import (
     AUC,
     BinaryAccuracy,
+    CategoricalAccuracy,
     ConfusionMatrix,
     F1Score,
     Precision,
@@ -26,8 +28,8 @@ from minidl.training.metrics.text import (
 )
 
 __all__ = [
-    "AUC", "BinaryAccuracy", "ConfusionMatrix", "ExactMatch", "F1Score", "Mean",
-    "MeanAbsoluteError", "MeanSquaredError", "Metric", "Precision", "Recall", "RougeL",
-    "SparseCategoricalAccuracy", "SparseTopKCategoricalAccuracy", "TokenF1",
-    "longest_common_subsequence", "rouge_l", "token_f1",
+    "AUC", "BinaryAccuracy", "CategoricalAccuracy", "ConfusionMatrix", "ExactMatch",
+    "ExpectedCalibrationError", "F1Score", "Mean", "MeanAbsoluteError", "MeanSquaredError",
+    "Metric", "Precision", "Recall", "Reliability", "RougeL", "SparseCategoricalAccuracy",
+    "SparseTopKCategoricalAccuracy", "TokenF1", "longest_common_subsequence", "rouge_l", "token_f1",
 ]  # fmt: skip

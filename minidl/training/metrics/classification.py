@@ -23,6 +23,26 @@ class SparseCategoricalAccuracy(Metric):
         return _share(y_pred.argmax(axis=-1) == y_true, kept)
 
 
+class CategoricalAccuracy(Metric):
+    """The share of distributions y_true (..., classes), one-hot or mixed, whose largest entry is
+    where y_pred (same shape) has its own: of a mixed target, the heavier label counts. mask: (...).
+    """
+
+    def __init__(self, name: str = "accuracy") -> None:
+        super().__init__(name)
+
+    def measure(self, y_true: Array, y_pred: Array, mask: Array | None) -> tuple[Any, Any]:
+        positions(self.name, y_true, None, y_pred.shape)
+        targets = true_classes(y_true, y_pred)
+        kept = positions(self.name, targets, mask, y_pred.shape[:-1])
+        return _share(y_pred.argmax(axis=-1) == targets, kept)
+
+
+def true_classes(y_true: Array, y_pred: Array) -> Array:
+    """Integers (...) as they are; of distributions of y_pred's shape, where they are largest."""
+    return y_true.argmax(axis=-1) if y_true.shape == y_pred.shape else y_true
+
+
 class SparseTopKCategoricalAccuracy(Metric):
     """The share of integer targets (...) that fewer than k entries of y_pred (..., classes) exceed.
 

@@ -20,6 +20,8 @@ MASK = rng.uniform(size=(6, 2)) < 0.6
 # metric, y_true, y_pred
 METRICS = {
     "accuracy": (metrics.SparseCategoricalAccuracy, Y, P),
+    "categorical": (metrics.CategoricalAccuracy, rng.dirichlet(np.ones(3), (6, 2)), P),
+    "calibration": (lambda: metrics.ExpectedCalibrationError(4, from_logits=True), Y, P),
     "top": (lambda: metrics.SparseTopKCategoricalAccuracy(2), Y, P),
     "binary": (metrics.BinaryAccuracy, BITS, P[..., 0]),
     "precision": (metrics.Precision, BITS, P[..., 0]),
