@@ -4,12 +4,14 @@ import importlib
 
 from minidl import (
     callbacks,
+    constraints,
     data,
     decoding,
     errors,
     functional,
     initializers,
     layers,
+    lipschitz,
     losses,
     metrics,
     ops,
@@ -17,6 +19,7 @@ from minidl import (
     random,
     regularizers,
     schedules,
+    transforms,
 )
 from minidl.autodiff import (
     anomaly_mode,

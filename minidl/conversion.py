@@ -32,7 +32,9 @@ class Piece(NamedTuple):
 def from_pytorch(layer: Layer, state: dict[str, Any], prefix: str = "") -> None:
     """Write into `layer` what `state`, a PyTorch module's state_dict(), holds under `prefix`.
 
-    Values are PyTorch's tensors or NumPy arrays. Dense reads a Linear, Conv1D a Conv1d, Embedding,
+    Values are PyTorch's tensors or NumPy arrays. Dense reads a Linear, Conv1D a Conv1d and so for
+    Conv2D and the transposes, DepthwiseConv2D a Conv2d of as many groups as channels,
+    SeparableConv2D an nn.Sequential of such a one and a Conv2d of size 1, Embedding,
     LayerNormalization, BatchNormalization, GroupNormalization, PReLU and MultiHeadAttention their
     namesakes, the Transformer blocks a TransformerEncoderLayer or TransformerDecoderLayer;
     SimpleRNN, GRU and LSTM, alone, in Bidirectional or in StackedRNN, an RNN, GRU or LSTM of as
@@ -97,15 +99,47 @@ def _renamed(own: str, other: str) -> Piece:
     return Piece((own,), (other,), lambda a: (a,), lambda a: (a,))
 
 
-def _reversed(own: str, other: str) -> Piece:
-    """All axes in the opposite order: (outputs, inputs, window) is (window, inputs, outputs)."""
-    return Piece((own,), (other,), lambda a: (a.T,), lambda a: (a.T,))
+def _turned(own: str, other: str) -> Piece:
+    """Their (outputs, inputs, *window) is our (*window, inputs, outputs)."""
+    return Piece((own,), (other,), lambda a: (_in_ours(a),), lambda a: (_in_theirs(a),))
 
 
-def _of_kernel(layer: Any) -> Iterator[Piece]:
-    yield _reversed("kernel", "weight")
+def _in_ours(a: Array) -> Array:
+    return np.moveaxis(a, (0, 1), (-1, -2))
+
+
+def _in_theirs(a: Array) -> Array:
+    return np.moveaxis(a, (-1, -2), (0, 1))
+
+
+def _of_kernel(layer: Any, kernel: str = "kernel", prefix: str = "") -> Iterator[Piece]:
+    yield _turned(kernel, prefix + "weight")
+    if layer.bias is not None:
+        yield _renamed("bias", prefix + "bias")
+
+
+def _depthwise(layer: Any, own: str, other: str) -> Piece:
+    """A kernel for each channel, which they keep as one of as many groups."""
+    shape = getattr(layer, own).shape
+    whole = (*shape[:-2], 1, shape[-2] * shape[-1])
+    return Piece(
+        (own,),
+        (other,),
+        lambda a: (_in_ours(a).reshape(shape),),
+        lambda a: (_in_theirs(a.reshape(whole)),),
+    )
+
+
+def _of_depthwise(layer: Any) -> Iterator[Piece]:
+    yield _depthwise(layer, "kernel", "weight")
     if layer.bias is not None:
         yield _renamed("bias", "bias")
+
+
+def _of_separable(layer: Any) -> Iterator[Piece]:
+    """An nn.Sequential of the two convolutions."""
+    yield _depthwise(layer, "depthwise_kernel", "0.weight")
+    yield from _of_kernel(layer, "pointwise_kernel", "1.")
 
 
 def _of_embedding(layer: Any) -> Iterator[Piece]:
@@ -141,8 +175,8 @@ def _of_attention(layer: Any) -> Iterator[Piece]:
         yield _packed(kernels, "in_proj_weight", lambda a: a.T)
     else:
         for own, letter in zip(kernels, "qkv", strict=True):
-            yield _reversed(own, f"{letter}_proj_weight")
-    yield _reversed("output_kernel", "out_proj.weight")
+            yield _turned(own, f"{letter}_proj_weight")
+    yield _turned("output_kernel", "out_proj.weight")
     if layer.use_bias:
         yield _packed(biases, "in_proj_bias", lambda a: a)
         yield _renamed("output_bias", "out_proj.bias")
@@ -235,12 +269,17 @@ _OF: dict[type[Layer], Callable[[Any], Iterator[Piece]]] = {
     layers.BatchNormalization: _of_batch_norm,
     layers.Bidirectional: _of_bidirectional,
     layers.Conv1D: _of_kernel,
+    layers.Conv1DTranspose: _of_kernel,
+    layers.Conv2D: _of_kernel,
+    layers.Conv2DTranspose: _of_kernel,
     layers.Dense: _of_kernel,
+    layers.DepthwiseConv2D: _of_depthwise,
     layers.Embedding: _of_embedding,
     layers.GroupNormalization: _of_scale,
     layers.LayerNormalization: _of_scale,
     layers.MultiHeadAttention: _of_attention,
     layers.PReLU: _of_prelu,
+    layers.SeparableConv2D: _of_separable,
     layers.StackedRNN: _of_stack,
     layers.TransformerDecoderBlock: _of_block,
     layers.TransformerEncoderBlock: _of_block,

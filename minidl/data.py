@@ -44,6 +44,21 @@ def pad(
     return out, mask
 
 
+def balanced_class_weights(labels: Any, classes: int | None = None) -> np.ndarray:
+    """n / (classes * count) of each class in `labels` (n integers), so that all classes weigh the
+    same: for a loss's `class_weights`. classes: how many (None: the largest label + 1). A class
+    without a label gets 0. As scikit-learn's "balanced".
+    """
+    labels = np.asarray(labels).reshape(-1)
+    counts = np.bincount(labels, minlength=classes or 0)
+    if classes is not None and len(counts) > classes:
+        raise ValueError(
+            f"balanced_class_weights: labels: expected 0 to {classes - 1}, got {labels.max()}"
+        )
+    weights = len(labels) / (len(counts) * np.maximum(counts, 1)) * (counts > 0)
+    return weights.astype(np.float32)
+
+
 class _Column:
     """One input or target: an array with an item a row, or a list of sequences to pad."""
 
@@ -101,7 +116,8 @@ class Batches:
     drop_last: leave out what does not fill a batch: other items each epoch, if shuffled.
     input_limits, target_limits: each column's ids must be in [0, limit); one number, or one for
     each column (None: anything goes). Checked as a batch is made, since a GPU does not look.
-    transform: a function from Batch to Batch, applied last.
+    transform: a function from Batch to Batch, applied last, such as those of `md.transforms`; where
+    it has `set_epoch` it is told the number of the epoch before.
 
     `epoch` is the number of the next iteration. Several may be under way at once, each in an order
     of its own. `state_dict` holds the place of the one that moved last (its iterator's `state_dict`
@@ -177,7 +193,7 @@ class Batches:
             batches = [batches[i] for i in generator.permutation(len(batches))]
         return batches
 
-    def _batch(self, rows: np.ndarray) -> Batch:
+    def _batch(self, rows: np.ndarray, epoch: int) -> Batch:
         taken = [column.take(rows) for column in self._inputs]
         inputs = tuple(a for pair in taken for a in pair if a is not None)
         aims = [column.take(rows) for column in self._targets]
@@ -189,7 +205,11 @@ class Batches:
         elif self._single_target:
             targets = targets[0] if targets else None
         batch = Batch(inputs[0] if len(inputs) == 1 else inputs, targets, mask)
-        return batch if self.transform is None else self.transform(batch)
+        if self.transform is None:
+            return batch
+        if hasattr(self.transform, "set_epoch"):
+            self.transform.set_epoch(epoch)
+        return self.transform(batch)
 
     def state_dict(self) -> dict[str, int]:
         """Where in which order the next batch stands."""
@@ -242,7 +262,7 @@ class _Iteration:
             self._over = True
             raise StopIteration
         self._position += 1
-        return self._batches._batch(self._order[self._position - 1])
+        return self._batches._batch(self._order[self._position - 1], self._epoch)
 
     def state_dict(self) -> dict[str, int]:
         """Of the batches, to go on where this iteration stands, or after it where it is over."""

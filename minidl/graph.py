@@ -310,9 +310,10 @@ class Tensor:
 
 
 class Parameter(Tensor):
-    """A tensor that is trained: a leaf with a name, and perhaps a regularizer, from its layer."""
+    """A tensor that is trained: a leaf with a name, and perhaps a regularizer and a constraint, from
+    its layer. constraint: what it must be after each step, see `minidl.constraints`."""
 
-    __slots__ = ("_regularizer", "name")
+    __slots__ = ("_regularizer", "constraint", "name")
 
     regularized = False  # whether any parameter ever got a regularizer: else nobody has to look
 
@@ -322,6 +323,7 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad=True, dtype=dtype, device=device)
         self.name = name
         self._regularizer: Callable[[Tensor], Tensor] | None = None
+        self.constraint: Callable[[Tensor], Tensor] | None = None
 
     @property
     def regularizer(self) -> Callable[[Tensor], Tensor] | None:

@@ -39,6 +39,13 @@ class Generator:
         """Integers from [low, high)."""
         return self._numpy.integers(low, high, shape)
 
+    def beta(
+        self, alpha: float, beta: float, shape: tuple[int, ...] = (), dtype: Any = None
+    ) -> np.ndarray:
+        """Numbers from [0, 1], with density proportional to x^(alpha - 1) (1 - x)^(beta - 1)."""
+        draws = self._numpy.beta(alpha, beta, shape)
+        return np.asarray(draws).astype(dtype or backend.current_dtype())
+
     def permutation(self, n: int) -> np.ndarray:
         """The numbers 0 to n - 1 in random order."""
         return self._numpy.permutation(n)

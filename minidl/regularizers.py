@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidl import ops
+from minidl.functional import spectral
 from minidl.graph import Tensor
 from minidl.ops.shape import shape_of
 
@@ -48,6 +49,35 @@ class L2(L1L2):
 
     def __init__(self, l2: float = 0.01) -> None:
         super().__init__(l2=l2)
+
+
+class SpectralNorm:
+    """factor * sigma^2 / 2, where sigma is the spectral norm of x as a matrix (inputs, outputs).
+
+    sigma is found by `power_iterations` from a vector that is the same at each call: the penalty
+    depends on the kernel alone, so that a resumed training repeats itself, and needs a few
+    iterations where one that remembers its vectors needs one. The gradient, factor * sigma u v^T,
+    holds the singular vectors fixed. Yoshida and Miyato 2017.
+    """
+
+    def __init__(self, factor: float = 0.01, power_iterations: int = 10) -> None:
+        if not factor >= 0:
+            raise ValueError(f"SpectralNorm: factor: expected a number >= 0, got {factor!r}")
+        if power_iterations < 1:
+            raise ValueError(
+                f"SpectralNorm: power_iterations: expected 1 or more, got {power_iterations!r}"
+            )
+        self.factor = float(factor)
+        self.power_iterations = power_iterations
+
+    def __call__(self, x: Any) -> Tensor:
+        matrix = spectral.as_matrix(x)
+        start = spectral.starting_vector(shape_of(matrix)[:1], x)[0]
+        sigma, _, _ = spectral.power_iteration(matrix, start, self.power_iterations)
+        return (0.5 * self.factor) * ops.square(sigma)
+
+    def __repr__(self) -> str:
+        return f"SpectralNorm(factor={self.factor}, power_iterations={self.power_iterations})"
 
 
 _BY_NAME = {"l1": L1, "l2": L2, "l1_l2": lambda: L1L2(0.01, 0.01)}

@@ -20,6 +20,7 @@ from minidl.functional.normalization import SPLIT, check_vectors, in_blocks
 from minidl.graph import Tensor
 from minidl.samples import Draw, call, samples
 
+_BLOCK = 1 << 18  # elements that stay in the cache through the passes over them
 SEGMENT = 1 << 14  # elements from which a segment is worth a dozen calls of its own
 
 
@@ -106,21 +107,18 @@ def _forward(x, gamma, beta, mask, groups, epsilon):
 
     def normalize(i):
         rows = x[i] if mask is None else x[i][mask[i]]
-        count = max(len(rows), 1)
-        mean[i] = _pooled(_column_sums(lambda part: part, rows), count, groups)
-        squares = _column_sums(lambda part: np.square(part - mean[i]), rows)
-        variance[i] = _pooled(squares, count, groups)
+        mean[i], variance[i] = _statistics(rows, groups)
         scale[i] = 1 / np.sqrt(variance[i] + epsilon)
         factor = scale[i] if gamma is None else scale[i] * gamma
-        target = out[i] if mask is None else np.empty_like(rows)
+        shift = (0 if beta is None else beta) - mean[i] * factor
+        target = out[i] if mask is None else np.empty(rows.shape, rows.dtype)
 
         def work(start, stop):
-            part = np.subtract(rows[start:stop], mean[i], out=target[start:stop])
-            part *= factor
-            if beta is not None:
-                part += beta
+            part, result = _long(rows[start:stop]), _long(target[start:stop])
+            np.multiply(part, _as_long(factor, part), out=result)
+            result += _as_long(shift, part)
 
-        in_blocks(work, rows.shape)
+        in_blocks(work, rows.shape, _BLOCK, backwards=True)
         if mask is not None:
             _put(out[i], mask[i], target)
 
@@ -138,27 +136,27 @@ def _rule(g, x, gamma, mask, groups, out, kept, needs):
 
 
 def _backward(g, x, gamma, mask, groups, mean, scale):
-    dx, by_gamma, by_beta = np.empty_like(x), np.empty_like(scale), np.empty_like(scale)
+    dx, by_gamma, by_beta = (np.empty(a.shape, a.dtype) for a in (x, scale, scale))
     upstream = _wide(g[0])
 
     def differentiate(i):
         rows, above = (x[i], upstream[i]) if mask is None else (x[i][mask[i]], upstream[i][mask[i]])
         count = max(len(rows), 1)
-        sums = _column_sums(lambda part: part, above)
-        products = _column_sums(lambda c, part: (c - mean[i]) * part, rows, above)
+        sums, products = _sums_with(above, rows, mean[i])
         by_gamma[i], by_beta[i] = products * scale[i], sums
         a, b, d = _coefficients(
             sums, products, gamma, scale[i], g[1][i], g[2][i], lambda v: _pooled(v, count, groups)
         )
-        target = dx[i] if mask is None else np.empty_like(rows)
+        d = d - b * mean[i]
+        target = dx[i] if mask is None else np.empty(rows.shape, rows.dtype)
 
         def work(start, stop):
-            part = np.subtract(rows[start:stop], mean[i], out=target[start:stop])
-            part *= b
-            part += d
-            part += above[start:stop] * a
+            part, result = _long(rows[start:stop]), _long(target[start:stop])
+            np.multiply(part, _as_long(b, part), out=result)
+            result += _as_long(d, part)
+            result += _long(above[start:stop]) * _as_long(a, part)
 
-        in_blocks(work, rows.shape)
+        in_blocks(work, rows.shape, _BLOCK, backwards=True)
         if mask is not None:
             _put(dx[i], mask[i], target)
 
@@ -230,14 +228,50 @@ def _each(work: Callable[[int], None], x: Array) -> None:
         in_two(lambda: run(0, count // 2), lambda: run(count // 2, count))
 
 
-def _column_sums(function: Callable[..., Array], *arrays: Array) -> Array:
-    """The sum over rows of function(*arrays), as products with ones: faster than sum."""
-    first = arrays[0]
+def _statistics(rows: Array, groups: int) -> tuple[Array, Array]:
+    """Mean and variance of each column, that of its group, from one pass over the rows: those of
+    blocks, joined (Chan, Golub and LeVeque 1979)."""
+    count = max(len(rows), 1)
 
-    def work(start: int, stop: int) -> Array:
-        return np.ones(stop - start, first.dtype) @ function(*(a[start:stop] for a in arrays))
+    def work(start: int, stop: int) -> tuple[int, Array, Array]:
+        part, ones = rows[start:stop], np.ones(stop - start, rows.dtype)
+        mean = ones @ part / len(part)  # a product with ones is the fastest sum over rows
+        long = _long(part)
+        centred = np.subtract(long, _as_long(mean, long)).reshape(part.shape)
+        rest = ones @ centred / len(part)  # what rounding has left of the mean
+        squares = ones @ np.square(centred, out=centred)
+        return len(part), mean + rest, squares - len(part) * np.square(rest)
 
-    return sum(in_blocks(work, first.shape), np.zeros(first.shape[1], first.dtype))
+    blocks = in_blocks(work, rows.shape, _BLOCK)
+    zeros = np.zeros(rows.shape[1], rows.dtype)
+    mean = _pooled(sum((n * part for n, part, _ in blocks), zeros), count, groups)
+    squares = sum((part + n * np.square(m - mean) for n, m, part in blocks), zeros)
+    return mean, _pooled(squares, count, groups)
+
+
+def _sums_with(above: Array, rows: Array, mean: Array) -> tuple[Array, Array]:
+    """The sums over rows of `above`, and of above * (rows - mean)."""
+
+    def work(start: int, stop: int) -> tuple[Array, Array]:
+        part, ones = _long(rows[start:stop]), np.ones(stop - start, rows.dtype)
+        product = np.subtract(part, _as_long(mean, part))
+        product *= _long(above[start:stop])
+        return ones @ above[start:stop], ones @ product.reshape(len(ones), -1)
+
+    blocks, zeros = in_blocks(work, rows.shape, _BLOCK), np.zeros_like(mean)
+    return sum((s for s, _ in blocks), zeros), sum((p for _, p in blocks), zeros)
+
+
+def _long(rows: Array) -> Array:
+    """(r, n) as (r / k, k * n): NumPy is faster along longer rows. A view of what is contiguous."""
+    count, n = rows.shape
+    times = math.gcd(count, 1 << max(0, 10 - max(1, n).bit_length()))
+    return rows.reshape(count // max(1, times), times * n)
+
+
+def _as_long(vector: Array, rows: Array) -> Array:
+    """(n,) as often in a row as fits `rows`, which come from `_long`."""
+    return np.concatenate([vector] * (rows.shape[1] // max(1, len(vector))) or [vector])
 
 
 def _put(out: Array, mask: Array, rows: Array) -> None:

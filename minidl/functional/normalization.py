@@ -136,19 +136,27 @@ def _mean(rows: Array) -> Array:
     return (rows @ np.full(rows.shape[1], 1 / n, rows.dtype))[:, None]
 
 
-def in_blocks(work, shape) -> list:  # type: ignore[no-untyped-def]
-    """work(start, stop) on blocks of rows, half of them on the other thread; results in order."""
+def in_blocks(  # type: ignore[no-untyped-def]
+    work, shape, elements=_BLOCK, backwards=False
+) -> list:
+    """work(start, stop) on blocks of rows, half of them on the other thread; results in order.
+
+    A block has about `elements`. `backwards`: the last block of each half comes first, as the cache
+    still has it from a pass before.
+    """
     count, width = shape
-    step = max(1, _BLOCK // max(1, width))
+    parts = 1 if count * width < SPLIT else 2
+    step = -(-count // (parts * max(1, -(-count * width // (parts * elements)))))
+    step = max(1, step if step < 64 else step + -step % 16)  # a round number of rows
     bounds = [(i, min(i + step, count)) for i in range(0, count, step)]
-    if count * width < SPLIT:
+    if parts == 1:
         return [work(*pair) for pair in bounds]
-    middle = len(bounds) // 2
+    middle, order = len(bounds) // 2, -1 if backwards else 1
     first, second = in_two(
-        lambda: [work(*pair) for pair in bounds[:middle]],
-        lambda: [work(*pair) for pair in bounds[middle:]],
+        lambda: [work(*pair) for pair in bounds[:middle][::order]],
+        lambda: [work(*pair) for pair in bounds[middle:][::order]],
     )
-    return first + second
+    return first[::order] + second[::order]
 
 
 @samples(layer_normalization)

@@ -9,23 +9,21 @@ from minidl.errors import ShapeError
 from minidl.functional.activations import activation as get_activation
 from minidl.graph import Tensor
 from minidl.layers.layer import Layer
+from minidl.ops.windows import per_axis
 
 
-class Conv1D(Layer):
-    """activation(convolution over time + bias): (batch, time, channels) -> (batch, steps, filters).
+class _Conv(Layer):
+    """What the layers below share: options, checks, a kernel and a bias."""
 
-    `kernel` is (kernel_size, channels / groups, filters), `bias` (filters,). padding: "valid",
-    "same", "causal", n or (left, right). Built at once where `input_size`, the number of channels,
-    is given. Raises ShapeError unless `groups` divides channels and filters.
-    """
+    axes: int  # between the first, of the items, and the last, of the channels
 
     def __init__(
         self,
         filters: int,
-        kernel_size: int,
-        strides: int = 1,
-        padding: str | int | tuple[int, int] = "valid",
-        dilation_rate: int = 1,
+        kernel_size: int | tuple[int, ...],
+        strides: Any = 1,
+        padding: Any = "valid",
+        dilation_rate: Any = 1,
         groups: int = 1,
         activation: Any = None,
         use_bias: bool = True,
@@ -34,6 +32,8 @@ class Conv1D(Layer):
         kernel_regularizer: Any = None,
         bias_regularizer: Any = None,
         activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
         input_size: int | None = None,
     ) -> None:
         self.filters = filters
@@ -46,22 +46,37 @@ class Conv1D(Layer):
         self.use_bias = use_bias
         self._fused = "relu" if activation in ("relu", ops.relu) else None
         self._activate = get_activation(None if self._fused else activation)
-        self._kernel = kernel_initializer, "kernel", None, kernel_regularizer
-        self._bias = bias_initializer, "bias", None, bias_regularizer
+        self._kernel = kernel_initializer, "kernel", None, kernel_regularizer, kernel_constraint
+        self._bias = bias_initializer, "bias", None, bias_regularizer, bias_constraint
         self.activity_regularizer = regularizers.get(activity_regularizer)
         if input_size is not None:
-            self.build((None, None, input_size))
+            self.build((*(None,) * (self.axes + 1), input_size))
 
     def build(self, input_shape: Any) -> None:
         channels = input_shape[-1]
-        if channels % self.groups or self.filters % self.groups:
+        if self.groups < 1 or channels % self.groups or self.filters % self.groups:
             raise ShapeError(
-                f"Conv1D: groups: expected a divisor of {channels} channels and {self.filters} "
-                f"filters, got {self.groups}"
+                f"{type(self).__name__}: groups: expected a divisor of {channels} channels and "
+                f"{self.filters} filters, got {self.groups}"
             )
-        shape = (self.kernel_size, channels // self.groups, self.filters)
-        self.kernel = self.add_weight(shape, *self._kernel)
+        sizes = per_axis(type(self).__name__, "kernel_size", self.kernel_size, self.axes)
+        self.kernel = self.add_weight((*sizes, *self._matrix(channels)), *self._kernel)
         self.bias = self.add_weight((self.filters,), *self._bias) if self.use_bias else None
+
+    def _matrix(self, channels: int) -> tuple[int, int]:
+        """The last two sides of the kernel."""
+        return channels // self.groups, self.filters
+
+
+class Conv1D(_Conv):
+    """activation(convolution over time + bias): (batch, time, channels) -> (batch, steps, filters).
+
+    `kernel` is (kernel_size, channels / groups, filters), `bias` (filters,). padding: "valid",
+    "same", "causal", n or (left, right). Built at once where `input_size`, the number of channels,
+    is given. Raises ShapeError unless `groups` divides channels and filters.
+    """
+
+    axes = 1
 
     def call(self, x: Any) -> Tensor:
         out = ops.conv1d(
@@ -69,3 +84,195 @@ class Conv1D(Layer):
             self.groups, self._fused,
         )  # fmt: skip
         return self._activate(out)
+
+
+class Conv2D(_Conv):
+    """activation(convolution + bias) of images: (batch, height, width, channels) -> (batch, rows,
+    columns, filters).
+
+    `kernel` is (height, width, channels / groups, filters), `bias` (filters,). kernel_size,
+    strides, dilation_rate: a number or (along height, along width). padding: "valid", "same", n,
+    (n, m) or ((top, bottom), (left, right)). The rest as Conv1D.
+    """
+
+    axes = 2
+
+    def call(self, x: Any) -> Tensor:
+        out = ops.conv2d(
+            x, self.kernel, self.bias, self.strides, self.padding, self.dilation_rate,
+            self.groups, self._fused,
+        )  # fmt: skip
+        return self._activate(out)
+
+
+class _ConvTranspose(_Conv):
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        strides: Any = 1,
+        padding: Any = "valid",
+        output_padding: Any = None,
+        dilation_rate: Any = 1,
+        groups: int = 1,
+        **options: Any,
+    ) -> None:
+        self.output_padding = output_padding
+        super().__init__(filters, kernel_size, strides, padding, dilation_rate, groups, **options)
+
+    def _matrix(self, channels: int) -> tuple[int, int]:
+        return self.filters // self.groups, channels
+
+
+class Conv1DTranspose(_ConvTranspose):
+    """activation(transposed convolution over time + bias): (batch, time, channels) -> (batch,
+    steps, filters), with "same" padding time * strides steps.
+
+    `kernel` is (kernel_size, filters / groups, channels), `bias` (filters,). padding and
+    output_padding as in `md.conv1d_transpose`; all other options as in Conv1D.
+    """
+
+    axes = 1
+
+    def call(self, x: Any) -> Tensor:
+        out = ops.conv1d_transpose(
+            x, self.kernel, self.bias, self.strides, self.padding, self.output_padding,
+            self.dilation_rate, self.groups, self._fused,
+        )  # fmt: skip
+        return self._activate(out)
+
+
+class Conv2DTranspose(_ConvTranspose):
+    """activation(transposed convolution + bias) of images: (batch, height, width, channels) ->
+    (batch, rows, columns, filters), with "same" padding height * strides rows.
+
+    `kernel` is (height, width, filters / groups, channels), `bias` (filters,). padding and
+    output_padding as in `md.conv2d_transpose`; all other options as in Conv2D.
+    """
+
+    axes = 2
+
+    def call(self, x: Any) -> Tensor:
+        out = ops.conv2d_transpose(
+            x, self.kernel, self.bias, self.strides, self.padding, self.output_padding,
+            self.dilation_rate, self.groups, self._fused,
+        )  # fmt: skip
+        return self._activate(out)
+
+
+class DepthwiseConv2D(_Conv):
+    """activation(convolution of each channel with kernels of its own + bias): (batch, height,
+    width, channels) -> (batch, rows, columns, channels * depth_multiplier).
+
+    `kernel` is (height, width, channels, depth_multiplier), `bias` (channels * depth_multiplier,);
+    the filters of a channel are neighbours. All other options as in Conv2D.
+    """
+
+    axes = 2
+
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = 1,
+        padding: Any = "valid",
+        depth_multiplier: int = 1,
+        dilation_rate: int | tuple[int, int] = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        depthwise_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        depthwise_constraint: Any = None,
+        bias_constraint: Any = None,
+        input_size: int | None = None,
+    ) -> None:
+        self.depth_multiplier = depth_multiplier
+        super().__init__(
+            0, kernel_size, strides, padding, dilation_rate, 1, activation, use_bias,
+            depthwise_initializer, bias_initializer, depthwise_regularizer, bias_regularizer,
+            activity_regularizer, depthwise_constraint, bias_constraint, input_size,
+        )  # fmt: skip
+
+    def build(self, input_shape: Any) -> None:
+        channels, multiplier = input_shape[-1], self.depth_multiplier
+        sizes = per_axis("DepthwiseConv2D", "kernel_size", self.kernel_size, 2)
+        self.filters = channels * multiplier
+        self.kernel = self.add_weight((*sizes, channels, multiplier), *self._kernel)
+        self.bias = self.add_weight((self.filters,), *self._bias) if self.use_bias else None
+
+    def call(self, x: Any) -> Tensor:
+        return self._activate(_depthwise(x, self.kernel, self.bias, self, self._fused))
+
+
+class SeparableConv2D(_Conv):
+    """A depthwise convolution, then a product that mixes the channels of each place, bias and
+    activation: (batch, height, width, channels) -> (batch, rows, columns, filters).
+
+    `depthwise_kernel` is (height, width, channels, depth_multiplier), `pointwise_kernel` (1, 1,
+    channels * depth_multiplier, filters), `bias` (filters,). Chollet 2017, section 1. All other
+    options as in Conv2D.
+    """
+
+    axes = 2
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = 1,
+        padding: Any = "valid",
+        dilation_rate: int | tuple[int, int] = 1,
+        depth_multiplier: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        depthwise_initializer: Any = "glorot_uniform",
+        pointwise_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        depthwise_regularizer: Any = None,
+        pointwise_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        depthwise_constraint: Any = None,
+        pointwise_constraint: Any = None,
+        bias_constraint: Any = None,
+        input_size: int | None = None,
+    ) -> None:
+        self.depth_multiplier = depth_multiplier
+        self._depthwise = (
+            depthwise_initializer, "depthwise_kernel", None, depthwise_regularizer,
+            depthwise_constraint,
+        )  # fmt: skip
+        self._pointwise = (
+            pointwise_initializer, "pointwise_kernel", None, pointwise_regularizer,
+            pointwise_constraint,
+        )  # fmt: skip
+        super().__init__(
+            filters, kernel_size, strides, padding, dilation_rate, 1, activation, use_bias, None,
+            bias_initializer, None, bias_regularizer, activity_regularizer, None, bias_constraint,
+            input_size,
+        )  # fmt: skip
+
+    def build(self, input_shape: Any) -> None:
+        channels, multiplier = input_shape[-1], self.depth_multiplier
+        sizes = per_axis("SeparableConv2D", "kernel_size", self.kernel_size, 2)
+        mixed = 1, 1, channels * multiplier, self.filters
+        self.depthwise_kernel = self.add_weight((*sizes, channels, multiplier), *self._depthwise)
+        self.pointwise_kernel = self.add_weight(mixed, *self._pointwise)
+        self.bias = self.add_weight((self.filters,), *self._bias) if self.use_bias else None
+
+    def call(self, x: Any) -> Tensor:
+        apart = _depthwise(x, self.depthwise_kernel, None, self)
+        return self._activate(
+            ops.conv2d(apart, self.pointwise_kernel, self.bias, activation=self._fused)
+        )
+
+
+def _depthwise(x: Any, kernel: Any, bias: Any, layer: Any, activation: str | None = None) -> Tensor:
+    """A convolution of as many groups as there are channels, `kernel` as these layers keep it."""
+    *sizes, channels, multiplier = kernel.shape
+    kernel = ops.reshape(kernel, (*sizes, 1, channels * multiplier))
+    return ops.conv2d(
+        x, kernel, bias, layer.strides, layer.padding, layer.dilation_rate, channels, activation
+    )

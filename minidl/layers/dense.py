@@ -26,14 +26,16 @@ class Dense(Layer):
         kernel_regularizer: Any = None,
         bias_regularizer: Any = None,
         activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
         input_size: int | None = None,
     ) -> None:
         self.units = units
         self.activation = activation
         self.use_bias = use_bias
         self._activate = get_activation(activation)
-        self._kernel = kernel_initializer, "kernel", None, kernel_regularizer
-        self._bias = bias_initializer, "bias", None, bias_regularizer
+        self._kernel = kernel_initializer, "kernel", None, kernel_regularizer, kernel_constraint
+        self._bias = bias_initializer, "bias", None, bias_regularizer, bias_constraint
         self.activity_regularizer = regularizers.get(activity_regularizer)
         if input_size is not None:
             self.build((None, input_size))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minidl import autodiff, backend, initializers, regularizers
+from minidl import autodiff, backend, constraints, initializers, regularizers
 from minidl.errors import BuildError, SerializationError, ShapeError
 from minidl.graph import Leaf, Parameter, Tensor
 
@@ -65,6 +65,12 @@ class Layer:
         return output
 
     def _build_for(self, x: Any) -> None:
+        for name in sorted(_METHODS & vars(self).keys()):
+            if not inspect.isroutine(vars(self)[name]):
+                raise TypeError(
+                    f"{type(self).__name__}: attribute {name!r} hides the method {name}() that "
+                    "every layer has; give it another name"
+                )
         array = x
         while isinstance(array, (list, tuple)) and array:
             array = array[0]
@@ -145,16 +151,19 @@ class Layer:
         name: str | None = None,
         dtype: Any = None,
         regularizer: Any = None,
+        constraint: Any = None,
     ) -> Parameter:
         """A new Parameter on the current device: `self.kernel = self.add_weight((3, 4))`.
 
         regularizer: what `minidl.regularizers.get` takes; its penalty is one of `losses()`.
+        constraint: what `minidl.constraints.get` takes; optimisers apply it after each step.
         """
         values = initializers.get(initializer)(tuple(shape), dtype or backend.current_dtype())
         parameter = Parameter(values, name=name, device=backend.current_device())
         parameter.requires_grad = self._trainable
         if regularizer is not None:
             parameter.regularizer = regularizers.get(regularizer)
+        parameter.constraint = constraints.get(constraint)
         return parameter
 
     def add_buffer(self, name: str, value: Any) -> None:
@@ -360,6 +369,8 @@ class Layer:
 
 
 # --- Helpers --------------------------------------------------------------------------------------
+
+_METHODS = {name for name, v in vars(Layer).items() if callable(v) and not name.startswith("_")}
 
 
 def _marking_built(build: Callable) -> Callable:

@@ -21,6 +21,13 @@ class SpatialDropout1D(Dropout):
         super().__init__(rate, (None, 1, None))
 
 
+class SpatialDropout2D(Dropout):
+    """Dropout of whole channels of (batch, height, width, channels) (Tompson et al. 2015)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate, (None, 1, 1, None))
+
+
 class GaussianNoise(Layer):
     """While training, x + normal noise of standard deviation `stddev`."""
 

@@ -117,8 +117,8 @@ class BatchNormalization(Layer):
     def _from_buffers(self, x: Any, mask: Any) -> Tensor:
         factor = 1 / ops.sqrt(self.moving_variance + self.epsilon)
         factor = factor if self.gamma is None else factor * self.gamma
-        out = (x - self.moving_mean) * factor
-        out = out if self.beta is None else out + self.beta
+        shift = -self.moving_mean * factor
+        out = x * factor + (shift if self.beta is None else shift + self.beta)
         return out if mask is None else ops.where(mask[..., None], out, 0.0)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from minidl.autodiff import Draw, call, primitive, samples
+import numpy as np
+
+from minidl.autodiff import Draw, call, primitive, samples, stop_gradient
 from minidl.backend import Array, namespace
 from minidl.errors import ShapeError
 from minidl.ops.elementwise import absolute, clip, erf, exp, halves, minimum, tanh
@@ -163,16 +165,50 @@ def _(draw: Draw):
     return call(draw.array(draw.shape()), approximate=draw.choice([None, "tanh"]))
 
 
-# Below, g * (out > 0): np.where takes fifteen times longer.
+# Below, products with (x > 0): np.where takes fifteen times longer.
 
 
 @primitive
 def relu(x: Array) -> Array:
     """max(x, 0), elementwise. The gradient at 0 is 0, as in the other libraries."""
-    return namespace(x).maximum(x, 0)
+    return positive_part(x)
 
 
-relu.defvjp(x=lambda g, out: g * (out > 0))
+def positive_part(x: Array, out: Array = None) -> Array:
+    """max(x, 0) of an array. On NumPy clip is the faster: maximum with a number goes one by one."""
+    if type(x) is np.ndarray and x.size > 4096 and x.dtype.kind == "f":
+        return np.clip(x, 0, np.inf, out=out)
+    return namespace(x).maximum(x, 0, out=out)
+
+
+relu.defvjp(x=lambda g, out: gate(g, stop_gradient(out)))
+
+
+@primitive
+def gate(x: Array, y: Array, slope: float = 0.0) -> Array:
+    """x where `y` is positive, else slope * x: what the two derivatives do to a gradient."""
+
+    def gated(x: Array, y: Array, out: Array = None) -> Array:
+        xp = namespace(x)
+        if slope == 0:
+            return xp.multiply(x, y > 0, out=out)
+        low = x.dtype.type(slope)
+        factor = xp.empty(x.shape, x.dtype)
+        factor[...] = y > 0
+        factor *= 1 - low
+        factor += low
+        return xp.multiply(x, factor, out=factor if out is None else out)
+
+    return halves(gated, x, y)
+
+
+gate.defvjp(x=lambda g, y, slope: gate(g, y, slope))
+
+
+@samples(gate)
+def _(draw: Draw):
+    x = draw.array(draw.shape())
+    return call(x, draw.integers(x.shape, -1, 1), draw.choice([0.0, 0.2, -0.5]))
 
 
 @samples(relu)
@@ -183,15 +219,15 @@ def _(draw: Draw):
 @primitive(floats=True)
 def leaky_relu(x: Array, negative_slope: float = 0.01) -> Array:
     """x where x > 0, else negative_slope * x, elementwise; the gradient at 0 is negative_slope."""
-    negative_slope = float(negative_slope)  # NumPy's scalars would make float64 of float32
-    xp = namespace(x)
+    xp, negative_slope = namespace(x), float(negative_slope)  # NumPy's scalar could make float64
     if 0 < negative_slope <= 1:
-        return xp.maximum(x, negative_slope * x)
+        out = xp.multiply(x, negative_slope, out=xp.empty_like(x))
+        return xp.maximum(x, out, out=out)
     return xp.maximum(x, 0) + negative_slope * xp.minimum(x, 0)
 
 
 leaky_relu.defvjp(
-    x=lambda g, x, negative_slope: g * (x > 0) + (float(negative_slope) * g) * (x <= 0),
+    x=lambda g, x, negative_slope: gate(g, stop_gradient(x), float(negative_slope)),
 )
 
 

@@ -1,31 +1,37 @@
-"""Convolution along time, channels last.
+"""Convolution along one axis or two, and its transpose, channels last.
 
-Three ops, closed under differentiation: the convolution, its gradient for the input, and its
-gradient for the kernel. Each is bilinear, and the derivatives of each are the other two, so that a
-gradient of any order runs at full speed. `conv1d_definition` says the same readably, and is the
-tests' oracle.
+Three ops, closed under differentiation: the convolution, its transpose, which is its gradient for
+the input, and its gradient for the kernel. Each is bilinear, and the derivatives of each are the
+other two, so that a gradient of any order runs at full speed. `convolution_definition` and
+`transpose_definition` say the same readably, and are the tests' oracle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
-
-import numpy as np
+import math
+from itertools import product
+from typing import Any
 
 from minidl.autodiff import Draw, call, primitive, samples, stop_gradient
-from minidl.backend import in_two, namespace
+from minidl.backend import namespace
 from minidl.errors import ShapeError
 from minidl.graph import unwrap
-from minidl.ops.activations import relu
-from minidl.ops.elementwise import halves
+from minidl.ops.activations import gate, relu
 from minidl.ops.joining import concatenate, pad
-from minidl.ops.products import SPLIT, matmul
-from minidl.ops.shape import count_of, reshape, shape_of
+from minidl.ops.products import matmul
+from minidl.ops.shape import count_of, reshape, shape_of, swapaxes
+from minidl.ops.windows import (
+    Axis,
+    Geometry,
+    Sizes,
+    convolve,
+    correlate,
+    paddings,
+    per_axis,
+    transpose,
+)
 
-__all__ = ["conv1d"]
-
-BLOCK = 3 << 19  # bytes of the buffer that holds some items' windows: within a core's cache
+__all__ = ["conv1d", "conv1d_transpose", "conv2d", "conv2d_transpose"]
 
 
 def conv1d(
@@ -48,351 +54,464 @@ def conv1d(
     applied afterwards. Raises ShapeError when the shapes do not fit, ValueError for an unknown
     padding or activation.
     """
-    if activation not in (None, "relu"):
-        raise ValueError(
-            f"conv1d: activation: expected None or 'relu', got {activation!r}; apply others to the "
-            "result"
-        )
-    vector = None if bias is None else shape_of(bias)
-    check_shapes("conv1d", shape_of(x), shape_of(kernel), vector, groups)
-    for name, value in (("stride", stride), ("dilation", dilation)):
-        if count_of("conv1d", name, value) == 0:
-            raise ShapeError(f"conv1d: {name}: expected 1 or more, got 0; use 1")
-    time, size = shape_of(x)[1], shape_of(kernel)[0]
-    widths = paddings(padding, time, size, stride, dilation)
-    if 0 < time < dilation * (size - 1) + 1 - sum(widths):
-        raise ShapeError(
-            f"conv1d: x: expected at least {dilation * (size - 1) + 1} steps for a kernel of size "
-            f"{size} and dilation {dilation}, got {time} and padding {widths}; pad x or use "
-            "padding='same'"
-        )
-    op = _conv1d_relu if activation == "relu" else _conv1d
-    return op(x, kernel, bias, Geometry(stride, *widths, dilation, groups))
+    return _convolved("conv1d", x, kernel, bias, stride, (padding,), dilation, groups, activation)
 
 
-def check_shapes(op: str, x: tuple, kernel: tuple, bias: tuple | None, groups: int = 1) -> None:
-    if len(x) != 3:
-        raise ShapeError(
-            f"{op}: x: expected (batch, time, channels), got {x}; use x[None] for one item, "
-            "x[..., None] for one channel"
-        )
-    if len(kernel) != 3 or kernel[0] == 0:
-        raise ShapeError(
-            f"{op}: kernel: expected (size, channels // groups, filters) with size 1 or more, got "
-            f"{kernel}; give kernel three such axes"
-        )
-    if groups < 1 or x[2] % groups or kernel[2] % groups:
-        raise ShapeError(
-            f"{op}: groups: expected a divisor of {x[2]} channels and {kernel[2]} filters, got "
-            f"{groups}; use 1"
-        )
-    if kernel[1] != x[2] // groups:
-        raise ShapeError(
-            f"{op}: kernel: expected shape ({kernel[0]}, {x[2] // groups}, {kernel[2]}), got "
-            f"{kernel}; make kernel.shape[1] equal x.shape[2] // groups"
-        )
-    if bias is not None and bias != kernel[2:]:
-        raise ShapeError(
-            f"{op}: bias: expected shape {kernel[2:]}, got {bias}; make bias.shape[0] equal "
-            "kernel.shape[2]"
-        )
+def conv2d(
+    x: Any,
+    kernel: Any,
+    bias: Any = None,
+    stride: int | Sizes = 1,
+    padding: Any = "valid",
+    dilation: int | Sizes = 1,
+    groups: int = 1,
+    activation: str | None = None,
+) -> Any:
+    """Convolve `x` (batch, height, width, channels) with `kernel` (height, width,
+    channels // groups, filters), giving (batch, rows, columns, filters).
+
+    As conv1d, along both axes. `stride` and `dilation` are an integer or (along height, along
+    width); `padding` is "valid", "same", n, (n, m) for n at the top and the bottom and m on the
+    left and the right, or ((top, bottom), (left, right)). Raises as conv1d.
+    """
+    padding = _of_both_axes("conv2d", padding)
+    return _convolved("conv2d", x, kernel, bias, stride, padding, dilation, groups, activation)
 
 
-def paddings(padding: Any, time: int, size: int, stride: int, dilation: int) -> tuple[int, int]:
-    """`padding` as zeros on the left and on the right."""
-    reach = dilation * (size - 1)
-    if isinstance(padding, str):
-        if padding == "valid":
-            return 0, 0
-        if padding == "causal":
-            return reach, 0
-        if padding == "same":
-            total = max((-(-time // stride) - 1) * stride + reach + 1 - time, 0)
-            return total // 2, total - total // 2
-        raise ValueError(
-            "conv1d: padding: expected 'valid', 'same', 'causal', an integer or (left, right), got "
-            f"{padding!r}; use one of them"
-        )
-    left, right = padding if isinstance(padding, (tuple, list)) else (padding, padding)
-    return count_of("conv1d", "padding", left), count_of("conv1d", "padding", right)
-
-
-@samples(conv1d)
-def _(draw: Draw):
-    groups, size, time = draw.integer(1, 2), draw.integer(1, 3), draw.integer(3, 6)
-    channels, filters = groups * draw.integer(1, 2), groups * draw.integer(1, 2)
-    batch = draw.shape(min_dims=1, max_dims=1, max_side=3)[0]
-    activation = draw.choice([None, "relu"])
-    gap = 0.0 if activation is None else 4.0  # a bias that the rest, of 3.6 at most, cannot undo
-    x = draw.array((batch, time, channels), low=-1.0, high=1.0)
-    kernel = draw.array((size, channels // groups, filters), low=-0.3, high=0.3)
-    bias = draw.array((filters,), low=-5.0, high=5.0, away=(0,), gap=gap)
-    return call(
-        x,
-        kernel,
-        bias if gap or draw.boolean() else None,
-        stride=draw.integer(1, 3),
-        padding=draw.choice(["valid", "same", "causal", 3, (0, 2), (5, 1)]),
-        dilation=draw.integer(1, 2) if size < 3 else 1,
-        groups=groups,
-        activation=activation,
-    )
-
-
-def conv1d_definition(
+def conv1d_transpose(
     x: Any,
     kernel: Any,
     bias: Any = None,
     stride: int = 1,
-    padding: Any = "valid",
+    padding: str | int | tuple[int, int] = "valid",
+    output_padding: int | None = None,
     dilation: int = 1,
     groups: int = 1,
     activation: str | None = None,
 ) -> Any:
-    """conv1d as it is defined: for each tap, the steps that it meets times its matrix; summed."""
-    size, channels, filters = shape_of(kernel)
-    left, right = paddings(padding, shape_of(x)[1], size, stride, dilation)
-    x = pad(x, ((0, 0), (left, right), (0, 0)))
-    steps = shape_of(x)[1] - dilation * (size - 1)
+    """The transpose of the linear map `conv1d` with this kernel, stride, padding, dilation and
+    groups: `x` (batch, time, channels) and `kernel` (size, filters // groups, channels) give
+    (batch, out_time, filters).
+
+    Each step of x adds its row times kernel[tap] to out[t * stride + tap * dilation], of which the
+    padding is cut off; bias and activation follow. conv1d makes x's time of several lengths;
+    `output_padding`, less than the stride, is how far out_time exceeds the least of them. None is
+    Keras's choice: out_time = time * stride where padding is "same", at least as much where it is
+    "valid", and the least length for padding in numbers. Raises as conv1d.
+    """
+    return _transposed_of(
+        "conv1d_transpose", x, kernel, bias, stride, (padding,), output_padding, dilation, groups,
+        activation,
+    )  # fmt: skip
+
+
+def conv2d_transpose(
+    x: Any,
+    kernel: Any,
+    bias: Any = None,
+    stride: int | Sizes = 1,
+    padding: Any = "valid",
+    output_padding: int | Sizes | None = None,
+    dilation: int | Sizes = 1,
+    groups: int = 1,
+    activation: str | None = None,
+) -> Any:
+    """The transpose of the linear map `conv2d` with this kernel: `x` (batch, height, width,
+    channels) and `kernel` (height, width, filters // groups, channels) give (batch, rows, columns,
+    filters).
+
+    As conv1d_transpose, along both axes; the options as in conv2d. Raises as conv1d.
+    """
+    padding = _of_both_axes("conv2d_transpose", padding)
+    return _transposed_of(
+        "conv2d_transpose", x, kernel, bias, stride, padding, output_padding, dilation, groups,
+        activation,
+    )  # fmt: skip
+
+
+# --- Checks ---------------------------------------------------------------------------------------
+
+
+def _convolved(op, x, kernel, bias, stride, padding, dilation, groups, activation):
+    axes = len(padding)
+    _check_activation(op, activation)
+    check_shapes(op, shape_of(x), shape_of(kernel), _shape(bias), groups, axes)
+    strides, dilations = _strides_and_dilations(op, stride, dilation, axes)
+    found = []
+    sides, sizes, units = shape_of(x)[1:-1], shape_of(kernel)[:axes], _UNITS[axes]
+    for n, size, s, d, p, unit in zip(
+        sides, sizes, strides, dilations, padding, units, strict=True
+    ):
+        axis = Axis(s, *paddings(p, n, size, s, d, op), d)
+        if 0 < n < axis.reach(size) + 1 - axis.left - axis.right:
+            raise ShapeError(
+                f"{op}: x: expected at least {axis.reach(size) + 1} {unit} for a kernel of size "
+                f"{size} and dilation {d}, got {n} and padding {axis[1:3]}; pad x or use "
+                "padding='same'"
+            )
+        found.append(axis)
+    made = _convolution_relu if activation == "relu" else _convolution
+    return made(x, kernel, bias, Geometry(tuple(found), groups))
+
+
+def _transposed_of(
+    op, x, kernel, bias, stride, padding, output_padding, dilation, groups, activation
+):
+    axes = len(padding)
+    _check_activation(op, activation)
+    _check_transposed(op, shape_of(x), shape_of(kernel), _shape(bias), groups, axes)
+    strides, dilations = _strides_and_dilations(op, stride, dilation, axes)
+    more = output_padding if isinstance(output_padding, (tuple, list)) else (output_padding,) * axes
+    if len(more) != axes:
+        raise ShapeError(
+            f"{op}: output_padding: expected a number or {axes} of them, got {output_padding}"
+        )
+    found, lengths = [], []
+    sides, sizes = shape_of(x)[1:-1], shape_of(kernel)[:axes]
+    for args in zip(sides, sizes, strides, dilations, padding, more, strict=True):
+        axis, length = _growing(op, *args)
+        found.append(axis)
+        lengths.append(length)
+    made = _transposed_relu if activation == "relu" else _transposed
+    return made(x, kernel, bias, tuple(lengths), Geometry(tuple(found), groups))
+
+
+def _growing(
+    op: str, steps: int, size: int, stride: int, dilation: int, padding: Any, more: int | None
+) -> tuple[Axis, int]:
+    """The axis, and the length of the transpose's result along it."""
+    reach = dilation * (size - 1)
+    if more is None:
+        whole = {"same": stride - 1, "valid": max(stride - reach - 1, 0)}
+        more = whole.get(padding, 0) if isinstance(padding, str) else 0
+    if count_of(op, "output_padding", more) >= stride:
+        raise ShapeError(
+            f"{op}: output_padding: expected less than the stride, {stride}, got {more}; a longer "
+            "result would have more steps of its own"
+        )
+    before = (steps - 1) * stride + 1 + more
+    if padding == "same":
+        length = before
+    else:
+        length = before + reach - sum(paddings(padding, 0, size, stride, dilation, op))
+    if length < 0:
+        raise ShapeError(
+            f"{op}: padding: expected less than the {before + reach} steps of the result, got "
+            f"{padding!r}; use 0"
+        )
+    return Axis(stride, *paddings(padding, length, size, stride, dilation, op), dilation), length
+
+
+def _strides_and_dilations(op: str, stride: Any, dilation: Any, axes: int) -> tuple[Sizes, Sizes]:
+    return per_axis(op, "stride", stride, axes), per_axis(op, "dilation", dilation, axes)
+
+
+def _shape(bias: Any) -> tuple | None:
+    return None if bias is None else shape_of(bias)
+
+
+def _of_both_axes(op: str, padding: Any) -> tuple:
+    """What to put around height, and around width."""
+    if padding == "causal":
+        raise ValueError(
+            f"{op}: padding: expected 'valid', 'same', n, (n, m) or ((top, bottom), (left, "
+            "right)), got 'causal'; an image has no past"
+        )
+    if not isinstance(padding, (tuple, list)):
+        return padding, padding
+    if len(padding) != 2:
+        raise ShapeError(
+            f"{op}: padding: expected (n, m) or ((top, bottom), (left, right)), got {padding}"
+        )
+    return tuple(padding)
+
+
+def _check_activation(op: str, activation: str | None) -> None:
+    if activation not in (None, "relu"):
+        raise ValueError(
+            f"{op}: activation: expected None or 'relu', got {activation!r}; apply others to the "
+            "result"
+        )
+
+
+_UNITS = {1: ("steps",), 2: ("rows", "columns")}
+_FORMS = {
+    1: ("(batch, time, channels)", "size", "three"),
+    2: ("(batch, height, width, channels)", "height, width", "four"),
+}
+
+
+def _check_axes(op: str, x: tuple, kernel: tuple, last: str, axes: int) -> None:
+    form, sizes, number = _FORMS[axes]
+    if len(x) != axes + 2:
+        raise ShapeError(
+            f"{op}: x: expected {form}, got {x}; use x[None] for one item, x[..., None] for one "
+            "channel"
+        )
+    if len(kernel) != axes + 2 or 0 in kernel[:axes]:
+        raise ShapeError(
+            f"{op}: kernel: expected ({sizes}, {last}) with {sizes} of 1 or more, got {kernel}; "
+            f"give kernel {number} such axes"
+        )
+
+
+def check_shapes(
+    op: str, x: tuple, kernel: tuple, bias: tuple | None, groups: int = 1, axes: int = 1
+) -> None:
+    _check_axes(op, x, kernel, "channels // groups, filters", axes)
+    if groups < 1 or x[-1] % groups or kernel[-1] % groups:
+        raise ShapeError(
+            f"{op}: groups: expected a divisor of {x[-1]} channels and {kernel[-1]} filters, got "
+            f"{groups}; use 1"
+        )
+    if kernel[-2] != x[-1] // groups:
+        raise ShapeError(
+            f"{op}: kernel: expected shape {(*kernel[:-2], x[-1] // groups, kernel[-1])}, got "
+            f"{kernel}; make kernel.shape[{axes}] equal x.shape[{axes + 1}] // groups"
+        )
+    if bias is not None and bias != kernel[-1:]:
+        raise ShapeError(
+            f"{op}: bias: expected shape {kernel[-1:]}, got {bias}; make bias.shape[0] equal "
+            f"kernel.shape[{axes + 1}]"
+        )
+
+
+def _check_transposed(
+    op: str, x: tuple, kernel: tuple, bias: tuple | None, groups: int, axes: int
+) -> None:
+    _check_axes(op, x, kernel, "filters // groups, channels", axes)
+    if groups < 1 or x[-1] % groups:
+        raise ShapeError(
+            f"{op}: groups: expected a divisor of {x[-1]} channels, got {groups}; use 1"
+        )
+    if kernel[-1] != x[-1]:
+        raise ShapeError(
+            f"{op}: kernel: expected shape {(*kernel[:-1], x[-1])}, got {kernel}; make "
+            f"kernel.shape[{axes + 1}] equal x.shape[{axes + 1}]"
+        )
+    filters = kernel[-2] * groups
+    if bias is not None and bias != (filters,):
+        raise ShapeError(
+            f"{op}: bias: expected shape {(filters,)}, got {bias}; make bias.shape[0] equal "
+            f"kernel.shape[{axes}] * groups"
+        )
+
+
+# --- Definitions ----------------------------------------------------------------------------------
+
+
+def convolution_definition(
+    x: Any,
+    kernel: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = "valid",
+    dilation: Any = 1,
+    groups: int = 1,
+    activation: str | None = None,
+) -> Any:
+    """A convolution as it is defined: for each tap, the entries that it meets times its matrix;
+    summed."""
+    *sizes, channels, filters = shape_of(kernel)
+    axes = _axes_of("convolution_definition", shape_of(x)[1:-1], sizes, stride, padding, dilation)
+    x = pad(x, ((0, 0), *((a.left, a.right) for a in axes), (0, 0)))
+    steps = [n - a.reach(k) for n, a, k in zip(shape_of(x)[1:-1], axes, sizes, strict=True)]
     parts = []
     for group in range(groups):
         ins = slice(group * channels, (group + 1) * channels)
         outs = slice(group * filters // groups, (group + 1) * filters // groups)
-        taps = range(size)
-        parts.append(
-            sum(
-                matmul(x[:, t * dilation : t * dilation + steps : stride, ins], kernel[t, :, outs])
-                for t in taps
-            )
-        )
+        total = 0
+        for taps in product(*(range(size) for size in sizes)):
+            starts = [tap * axis.dilation for tap, axis in zip(taps, axes, strict=True)]
+            seen = (slice(f, f + n, a.stride) for f, n, a in zip(starts, steps, axes, strict=True))
+            total = total + matmul(x[(slice(None), *seen, ins)], kernel[(*taps, slice(None), outs)])
+        parts.append(total)
     out = concatenate(parts, axis=-1)
     out = out if bias is None else out + bias
     return relu(out) if activation == "relu" else out
 
 
-# --- Windows as the rows of a matrix --------------------------------------------------------------
+def transpose_definition(
+    x: Any,
+    kernel: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = "valid",
+    output_padding: Any = None,
+    dilation: Any = 1,
+    groups: int = 1,
+    activation: str | None = None,
+) -> Any:
+    """A transposed convolution as it is defined: the entries of x, `stride` apart, times each tap's
+    matrix, each product `dilation` further than the last; summed, and the padding cut off."""
+    *sizes, _, channels = shape_of(kernel)
+    n = len(sizes)
+    strides, dilations = _strides_and_dilations("", stride, dilation, n)
+    padding = (padding,) if n == 1 else _of_both_axes("", padding)
+    more = output_padding if isinstance(output_padding, tuple) else (output_padding,) * n
+    grown = [
+        _growing("", *args)
+        for args in zip(shape_of(x)[1:-1], sizes, strides, dilations, padding, more, strict=True)
+    ]
+    for i, s in enumerate(strides, 1):  # zeros between the entries
+        shape = shape_of(x)
+        x = reshape(x, (*shape[: i + 1], 1, *shape[i + 1 :]))
+        x = pad(x, [(0, s - 1 if j == i + 1 else 0) for j in range(len(shape) + 1)])
+        x = reshape(x, (*shape[:i], shape[i] * s, *shape[i + 1 :]))
+    parts = []
+    for group in range(groups):
+        ins = slice(group * channels // groups, (group + 1) * channels // groups)
+        total = 0
+        for taps in product(*(range(size) for size in sizes)):
+            matrix = swapaxes(kernel[(*taps, slice(None), ins)], 0, 1)
+            shifts = ((t * d, (k - 1 - t) * d) for t, k, d in zip(taps, sizes, dilations))
+            total = total + pad(matmul(x[..., ins], matrix), ((0, 0), *shifts, (0, 0)))
+        parts.append(total)
+    out = concatenate(parts, axis=-1)
+    out = out[(slice(None), *(slice(a.left, a.left + length) for a, length in grown))]
+    out = out if bias is None else out + bias
+    return relu(out) if activation == "relu" else out
 
 
-class Geometry(NamedTuple):
-    """How outputs meet inputs; `left` and `right` are widths of padding."""
-
-    stride: int
-    left: int
-    right: int
-    dilation: int
-    groups: int
-
-
-def matrices_of(kernel: Any, groups: int) -> Any:
-    """The kernel as one matrix a group: (groups, size * channels // groups, filters // groups)."""
-    size, channels, filters = kernel.shape
-    return kernel.reshape(size * channels, groups, filters // groups).transpose(1, 0, 2)
+def _axes_of(op: str, lengths: Any, sizes: Any, stride: Any, padding: Any, dilation: Any) -> list:
+    n = len(sizes)
+    strides, dilations = _strides_and_dilations(op, stride, dilation, n)
+    padding = (padding,) if n == 1 else _of_both_axes(op, padding)
+    return [
+        Axis(s, *paddings(p, length, k, s, d, op), d)
+        for length, k, s, p, d in zip(lengths, sizes, strides, padding, dilations, strict=True)
+    ]
 
 
-def _by_group(x: Any, groups: int) -> Any:
-    """(batch, time, channels) as (groups, batch * time, channels // groups); a view if it can."""
-    batch, time, channels = x.shape
-    return x.reshape(batch * time, groups, channels // groups).transpose(1, 0, 2)
-
-
-def columns_of(
-    x: Any, steps: int, size: int, geometry: Geometry, start: int, stop: int
-) -> Iterator:
-    """The windows that `steps` outputs see, as (groups, rows, size * channels // groups).
-
-    Goes through the items `start` to `stop` of `x` in blocks, giving (items, windows) for each; all
-    blocks share one buffer. On NumPy a block fits the cache; elsewhere it is everything: few calls.
-    """
-    xp, channels = namespace(x), x.shape[2]
-    stride, left, right, _, groups = geometry
-    count = max(stop - start, 1)
-    if xp is np:
-        item = steps * size * channels * x.dtype.itemsize
-        count = min(count, max(BLOCK // max(item, 1), 1))
-    direct = size == stride == groups == 1 and left == right == 0  # a row of x is a window
-    buffer = None
-    if not direct:
-        buffer = xp.empty((groups, count, steps, size, channels // groups), x.dtype)
-    for first in range(start, stop, count):
-        block = x[first : min(first + count, stop)]
-        items = block.shape[0]
-        if buffer is not None:
-            _gather(block, buffer[:, :items], geometry, fresh=first == start)
-            block = buffer[:, :items]
-        rows = block.reshape(groups, items * steps, size * (channels // groups))
-        yield slice(first, first + items), rows
-
-
-def _gather(x: Any, windows: Any, geometry: Geometry, fresh: bool) -> None:
-    """Write x[b, t * stride - left + tap * dilation] to windows[:, b, t, tap], tap after tap; what
-    lies outside of x, the same in all blocks, becomes 0 in `fresh` windows."""
-    groups = geometry.groups
-    items, time, channels = x.shape
-    steps, size = windows.shape[2:4]
-    by_group = x.reshape(items, time, groups, channels // groups).transpose(2, 0, 1, 3)
-    for tap in range(size):
-        low, high, seen = meeting(tap, steps, time, geometry)
-        if fresh:
-            windows[:, :, :low, tap] = windows[:, :, high:, tap] = 0
-        if low < high:
-            windows[:, :, low:high, tap] = by_group[:, :, seen]
-
-
-def meeting(tap: int, steps: int, time: int, geometry: Geometry) -> tuple[int, int, slice]:
-    """The outputs low to high - 1 that see one of `time` inputs through `tap`, and those inputs."""
-    stride, offset = geometry.stride, tap * geometry.dilation - geometry.left
-    low = max(0, -(offset // stride))
-    high = max(low, min(steps, -((offset - time) // stride)))
-    return low, high, slice(low * stride + offset, (high - 1) * stride + offset + 1, stride)
-
-
-def _products(x: Any, y: Any, out: Any = None) -> Any:
-    """One matrix product a group; of a single group a plain one, as CuPy copies what is batched."""
-    if x.shape[0] > 1:
-        return namespace(x).matmul(x, y, out=out)
-    return namespace(x).matmul(x[0], y[0], out=None if out is None else out[0])
-
-
-def over_batch(work: Callable[[int, int], Any], x: Any, products: int) -> list:
-    """The results of `work(start, stop)` over the batch of `x`: in two halves, where that pays."""
-    batch = x.shape[0]
-    if namespace(x) is not np or batch < 2 or products < SPLIT:
-        return [work(0, batch)]
-    half = (batch + 1) // 2
-    return list(in_two(lambda: work(0, half), lambda: work(half, batch)))
-
-
-# --- The three ops --------------------------------------------------------------------------------
-
-
-def convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool = False) -> Any:
-    """One matrix product a block of windows; bias and relu while the block is in cache."""
-    xp, (size, channels, filters) = namespace(x), kernel.shape
-    stride, left, right, dilation, groups = geometry
-    steps = max((left + x.shape[1] + right - dilation * (size - 1) - 1) // stride + 1, 0)
-    out = xp.empty((x.shape[0], steps, filters), np.result_type(x.dtype, kernel.dtype))
-    matrices = matrices_of(kernel, groups)
-
-    def work(start: int, stop: int) -> None:
-        for items, columns in columns_of(x, steps, size, geometry, start, stop):
-            block = out[items]
-            _products(columns, matrices, _by_group(block, groups))
-            if bias is not None:
-                block += bias
-            if positive:
-                xp.maximum(block, 0, out=block)
-
-    over_batch(work, x, out.size * size * channels)
-    return out
+# --- The ops --------------------------------------------------------------------------------------
 
 
 @primitive
-def _conv1d(x, kernel, bias, geometry):
+def _convolution(x, kernel, bias, geometry):
     return convolve(x, kernel, bias, geometry)
 
 
 @primitive
-def _conv1d_relu(x, kernel, bias, geometry):
+def _convolution_relu(x, kernel, bias, geometry):
     return convolve(x, kernel, bias, geometry, positive=True)
 
 
 @primitive
-def input_gradient(y, kernel, time, geometry):
-    """What `y`, of the output's shape, gives to each of the input's `time` steps."""
-    stride, left, right, dilation, groups = geometry
-    if stride > 1 or time == 0:
-        return _scatter(y, kernel, time, geometry)
-    # Each step gathers: a convolution of y with the kernel reversed and transposed. Where padding
-    # is wider than the kernel reaches, the ends of y met nothing but zeros.
-    size, channels, filters = kernel.shape
-    reverse = kernel[::-1].reshape(size, channels, groups, filters // groups)
-    reverse = reverse.transpose(0, 3, 2, 1).reshape(size, filters // groups, groups * channels)
-    left, right = dilation * (size - 1) - left, dilation * (size - 1) - right
-    y = y[:, max(-left, 0) : y.shape[1] - max(-right, 0)]
-    return convolve(y, reverse, None, Geometry(1, max(left, 0), max(right, 0), dilation, groups))
-
-
-def _scatter(y: Any, kernel: Any, time: int, geometry: Geometry) -> Any:
-    """`input_gradient` for any stride: one product, then one addition a tap."""
-    xp, (size, channels, _), (batch, steps, _) = namespace(y), kernel.shape, y.shape
-    stride, left, right, dilation, groups = geometry
-    spread = _products(_by_group(y, groups), matrices_of(kernel, groups).swapaxes(1, 2))
-    spread = spread.reshape(groups, batch, steps, size, channels).transpose(1, 2, 3, 0, 4)
-    spread = spread.reshape(batch, steps, size, groups * channels)
-    out = xp.zeros((batch, left + time + right, groups * channels), spread.dtype)
-    for tap in range(size):
-        first = tap * dilation
-        out[:, first : first + steps * stride : stride] += spread[:, :, tap]
-    return out[:, left : left + time]
+def _transposed(y, kernel, bias, lengths, geometry):
+    return transpose(y, kernel, bias, lengths, geometry)
 
 
 @primitive
-def kernel_gradient(x, y, size, geometry):
-    """What `y`, of the output's shape, gives to the kernel."""
-    xp, groups = namespace(x), geometry.groups
-    steps, filters = y.shape[1:]
-    channels = x.shape[2] // groups
-    dtype = np.result_type(x.dtype, y.dtype)
-
-    def work(start: int, stop: int) -> Any:
-        total = xp.zeros((groups, size * channels, filters // groups), dtype)
-        part = xp.empty_like(total)
-        for items, columns in columns_of(x, steps, size, geometry, start, stop):
-            _products(columns.swapaxes(1, 2), _by_group(y[items], groups), part)
-            total += part
-        return total
-
-    first, *second = over_batch(work, x, y.size * size * channels)
-    total = first + second[0] if second else first
-    return total.transpose(1, 0, 2).reshape(size, channels, filters)
+def _transposed_relu(y, kernel, bias, lengths, geometry):
+    return transpose(y, kernel, bias, lengths, geometry, positive=True)
 
 
-def _sum_steps(g: Any) -> Any:
-    """The sum over batch and time, as a product with ones: faster than sum."""
-    rows = g.shape[0] * g.shape[1]
+@primitive
+def _correlation(x, y, sizes, geometry):
+    """The kernel's gradient: what `y`, of the output's shape, gives to it."""
+    return correlate(x, y, sizes, geometry)
+
+
+def _sum_rows(g: Any) -> Any:
+    """The sum over all axes but the last, as a product with ones: faster than sum."""
+    rows = math.prod(g.shape[:-1])
     ones = namespace(unwrap(g)).ones(rows, g.dtype)
-    return matmul(ones, reshape(g, (rows, g.shape[2])))
+    return matmul(ones, reshape(g, (rows, g.shape[-1])))
 
 
-@primitive
-def _gate(x, y):
-    """x where `y` is positive, else 0: what relu's derivative does to a gradient, in two halves."""
-
-    def gate(x: Any, y: Any, result: Any = None) -> Any:
-        return namespace(x).multiply(x, y > 0, out=result)
-
-    return halves(gate, x, y)
-
-
-_gate.defvjp(x=lambda g, y: _gate(g, y))
-
-
-@samples(_gate)
-def _(draw: Draw):
-    x = draw.array(draw.shape())
-    return call(x, draw.integers(x.shape, -1, 1))
-
-
-def _conv1d_relu_vjp(g, x, kernel, out, geometry, needs):
-    g = _gate(g, stop_gradient(out))
+def _convolution_relu_vjp(g, x, kernel, out, geometry, needs):
+    g = gate(g, stop_gradient(out))
     return (
-        input_gradient(g, kernel, x.shape[1], geometry) if needs[0] else None,
-        kernel_gradient(x, g, kernel.shape[0], geometry) if needs[1] else None,
-        _sum_steps(g) if needs[2] else None,
+        _transposed(g, kernel, None, x.shape[1:-1], geometry) if needs[0] else None,
+        _correlation(x, g, kernel.shape[:-2], geometry) if needs[1] else None,
+        _sum_rows(g) if needs[2] else None,
     )
 
 
-_conv1d.defvjp(
-    x=lambda g, kernel, x_shape, geometry: input_gradient(g, kernel, x_shape[1], geometry),
-    kernel=lambda g, x, kernel_shape, geometry: kernel_gradient(x, g, kernel_shape[0], geometry),
-    bias=_sum_steps,
+def _transposed_relu_vjp(g, y, kernel, out, geometry, needs):
+    g = gate(g, stop_gradient(out))
+    return (
+        _convolution(g, kernel, None, geometry) if needs[0] else None,
+        _correlation(g, y, kernel.shape[:-2], geometry) if needs[1] else None,
+        _sum_rows(g) if needs[2] else None,
+    )
+
+
+_convolution.defvjp(
+    x=lambda g, kernel, x_shape, geometry: _transposed(g, kernel, None, x_shape[1:-1], geometry),
+    kernel=lambda g, x, kernel_shape, geometry: _correlation(x, g, kernel_shape[:-2], geometry),
+    bias=_sum_rows,
 )
-_conv1d_relu.defvjp(joint=_conv1d_relu_vjp, of=("x", "kernel", "bias"))
-input_gradient.defvjp(
-    y=lambda g, kernel, geometry: _conv1d(g, kernel, None, geometry),
-    kernel=lambda g, y, kernel_shape, geometry: kernel_gradient(g, y, kernel_shape[0], geometry),
+_convolution_relu.defvjp(joint=_convolution_relu_vjp, of=("x", "kernel", "bias"))
+_transposed.defvjp(
+    y=lambda g, kernel, geometry: _convolution(g, kernel, None, geometry),
+    kernel=lambda g, y, kernel_shape, geometry: _correlation(g, y, kernel_shape[:-2], geometry),
+    bias=_sum_rows,
 )
-kernel_gradient.defvjp(
-    x=lambda g, y, x_shape, geometry: input_gradient(y, g, x_shape[1], geometry),
-    y=lambda g, x, geometry: _conv1d(x, g, None, geometry),
+_transposed_relu.defvjp(joint=_transposed_relu_vjp, of=("y", "kernel", "bias"))
+_correlation.defvjp(
+    x=lambda g, y, x_shape, geometry: _transposed(y, g, None, x_shape[1:-1], geometry),
+    y=lambda g, x, geometry: _convolution(x, g, None, geometry),
 )
+
+
+# --- Samples --------------------------------------------------------------------------------------
+
+
+def _drawn(draw: Draw, axes: int) -> tuple:
+    """Sides, kernel sizes, batch, groups, channels, filters, and options of all four ops."""
+    sizes = tuple(draw.integer(1, 3 if axes == 1 else 2) for _ in range(axes))
+    sides = tuple(draw.integer(3, 6 if axes == 1 else 4) for _ in range(axes))
+    groups = draw.integer(1, 2)
+    channels, filters = groups * draw.integer(1, 2), groups * draw.integer(1, 2)
+    batch = draw.shape(min_dims=1, max_dims=1, max_side=3)[0]
+    options = {
+        "stride": draw.integer(1, 3),
+        "dilation": draw.integer(1, 2) if max(sizes) < 3 else 1,
+        "groups": groups,
+        "activation": draw.choice([None, "relu"]),
+    }
+    return sides, sizes, batch, channels, filters, options
+
+
+def _drawn_call(draw: Draw, x_shape: tuple, kernel_shape: tuple, filters: int, options: dict):
+    # a bias that the rest, of 3.6 at most, cannot undo, keeps relu off its kink
+    gap = 0.0 if options["activation"] is None else 4.0
+    x = draw.array(x_shape, low=-1.0, high=1.0)
+    kernel = draw.array(kernel_shape, low=-0.3, high=0.3)
+    bias = draw.array((filters,), low=-5.0, high=5.0, away=(0,), gap=gap)
+    return call(x, kernel, bias if gap or draw.boolean() else None, **options)
+
+
+@samples(conv1d)
+def _(draw: Draw):
+    sides, sizes, batch, channels, filters, options = _drawn(draw, 1)
+    options["padding"] = draw.choice(["valid", "same", "causal", 3, (0, 2), (5, 1)])
+    kernel = (*sizes, channels // options["groups"], filters)
+    return _drawn_call(draw, (batch, *sides, channels), kernel, filters, options)
+
+
+@samples(conv2d)
+def _(draw: Draw):
+    sides, sizes, batch, channels, filters, options = _drawn(draw, 2)
+    options["padding"] = draw.choice(["valid", "same", 2, (0, 1), ((3, 0), (1, 2))])
+    kernel = (*sizes, channels // options["groups"], filters)
+    return _drawn_call(draw, (batch, *sides, channels), kernel, filters, options)
+
+
+@samples(conv1d_transpose)
+def _(draw: Draw):
+    sides, sizes, batch, channels, filters, options = _drawn(draw, 1)
+    options["padding"] = draw.choice(["valid", "same", 1, (0, 2)])
+    options["output_padding"] = draw.choice([None, 0, options["stride"] - 1])
+    kernel = (*sizes, filters // options["groups"], channels)
+    return _drawn_call(draw, (batch, *sides, channels), kernel, filters, options)
+
+
+@samples(conv2d_transpose)
+def _(draw: Draw):
+    sides, sizes, batch, channels, filters, options = _drawn(draw, 2)
+    options["padding"] = draw.choice(["valid", "same", 1, (0, 1), ((1, 0), (1, 1))])
+    options["output_padding"] = draw.choice([None, 0, options["stride"] - 1])
+    kernel = (*sizes, filters // options["groups"], channels)
+    return _drawn_call(draw, (batch, *sides, channels), kernel, filters, options)

@@ -16,21 +16,22 @@ from minidl.backend import namespace
 from minidl.errors import DtypeError, ShapeError
 from minidl.graph import unwrap
 from minidl.ops.activations import sigmoid
-from minidl.ops.convolution import (
-    Geometry,
-    check_shapes,
-    columns_of,
-    conv1d,
-    convolve,
-    input_gradient,
-    kernel_gradient,
-    meeting,
-    over_batch,
-    paddings,
-)
+from minidl.ops.convolution import check_shapes, conv1d
 from minidl.ops.elementwise import where
 from minidl.ops.joining import split
 from minidl.ops.shape import count_of, shape_of
+from minidl.ops.windows import (
+    Axis,
+    Geometry,
+    Sizes,
+    columns_of,
+    convolve,
+    correlate,
+    meeting,
+    over_batch,
+    paddings,
+    transpose,
+)
 from minidl.ops.winograd import Winograd, suits
 
 __all__ = ["gated_conv1d"]
@@ -67,9 +68,9 @@ def gated_conv1d(
         raise ShapeError("gated_conv1d: dilation: expected 1 or more, got 0; use 1")
     _check_mask("mask", mask, shape[:2])
     _check_mask("gate_mask", gate_mask, (*shape[:2], width // 2))
-    geometry = Geometry(1, *paddings(padding, shape[1], size, 1, dilation), dilation, 1)
+    axis = Axis(1, *paddings(padding, shape[1], size, 1, dilation), dilation)
     scale = 1.0 if gate_mask is None else 1 / (1 - rate)
-    return _gated(x, kernel, bias, mask, gate_mask, Gating(geometry, skip, scale))
+    return _gated(x, kernel, bias, mask, gate_mask, Gating(Geometry((axis,)), skip, scale))
 
 
 def _checked_kernel(x: Any, kernel: Any, bias: Any, skip: bool) -> tuple[int, ...]:
@@ -140,7 +141,7 @@ def _gated(x, kernel, bias, mask, gate_mask, gating):
     # sigmoid(s) = (tanh(s / 2) + 1) / 2; the half and dropout's factor go into the weights.
     factors = _factors(n, 0.5 * gating.scale, out.dtype)
     way = Winograd if suits(x, kernel.shape, gating.geometry) else _Windows
-    convolution = way(kernel * factors, gating.geometry, x.shape[1])
+    convolution = way(kernel * factors, gating.geometry, x.shape[1:2])
 
     def work(start: int, stop: int) -> None:
         for items, inputs in convolution.blocks(x, start, stop):
@@ -171,7 +172,7 @@ def _gated_rule(g, kernel, mask, gate_mask, gating, out, kept, needs):
     (gates, x), off, n = kept, None if mask is None else ~mask, kernel.shape[2] // 2
     factors = _factors(n, gating.scale, out.dtype)
     way = Winograd if suits(x, kernel.shape, gating.geometry) else _Windows
-    convolution = way(kernel * factors, gating.geometry, x.shape[1])
+    convolution = way(kernel * factors, gating.geometry, x.shape[1:2])
     dx = np.empty(x.shape, out.dtype)
 
     def work(start: int, stop: int) -> tuple[Any, Any]:
@@ -212,7 +213,7 @@ _gated.defvjp(joint=_gated_rule, of=("x", "kernel", "bias"))
 
 @_gated.define
 def _(x, kernel, bias, mask, gate_mask, gating):
-    (_, left, right, dilation, _), skip, scale = gating
+    (((_, left, right, dilation),), _), skip, scale = gating
     if mask is not None:
         mask = mask[:, :, None]
         x = where(mask, x, 0.0)
@@ -262,26 +263,28 @@ def _pair_gradient(g: Any, gate: Any, y: Any) -> tuple[Any, Any]:
 class _Windows:
     """The convolution as a product of windows with the kernel; methods as in class Winograd."""
 
-    def __init__(self, kernel: Any, geometry: Geometry, time: int) -> None:
+    def __init__(self, kernel: Any, geometry: Geometry, steps: Sizes) -> None:
         self.size, self.channels, filters = kernel.shape
         self.kernel = kernel.reshape(self.size * self.channels, filters)
-        self.geometry, self.time = geometry, time
+        self.geometry, self.steps = geometry, steps
 
     def blocks(self, x: Any, start: int, stop: int) -> Iterator[tuple[slice, Any]]:
-        for items, windows in columns_of(x, self.time, self.size, self.geometry, start, stop):
+        sizes = (self.size,)
+        for items, windows in columns_of(x, self.steps, sizes, self.geometry, start, stop):
             yield items, windows[0]
 
     def forward(self, windows: Any) -> Any:
-        return (windows @ self.kernel).reshape(-1, self.time, self.kernel.shape[1])
+        return (windows @ self.kernel).reshape(-1, *self.steps, self.kernel.shape[1])
 
     def map_gradient(self, g: Any) -> Any:
         return g.reshape(-1, g.shape[2])
 
     def input_gradient(self, g: Any) -> Any:
-        spread = (g @ self.kernel.T).reshape(-1, self.time, self.size, self.channels)
-        dx = np.zeros((len(spread), self.time, self.channels), spread.dtype)
+        (time,), (axis,) = self.steps, self.geometry.axes
+        spread = (g @ self.kernel.T).reshape(-1, time, self.size, self.channels)
+        dx = np.zeros((len(spread), time, self.channels), spread.dtype)
         for tap in range(self.size):
-            low, high, seen = meeting(tap, self.time, self.time, self.geometry)
+            low, high, seen = meeting(tap, time, time, axis)
             if low < high:
                 dx[:, seen] += spread[:, low:high, tap]
         return dx
@@ -319,13 +322,13 @@ def _backward_portable(g, kernel, mask, gate_mask, gating, out, kept, needs):
     if gate_mask is not None:
         by_score = by_score * gate_mask * scale
     pair = xp.concatenate([by_value, by_score], axis=-1)
-    dx = input_gradient(pair, kernel, x.shape[1], geometry) if needs[0] else None
+    dx = transpose(pair, kernel, None, x.shape[1:2], geometry) if needs[0] else None
     if needs[0] and skip:
         dx = dx + past
     if needs[0] and mask is not None:
         dx = xp.where(mask, dx, 0)
     return (
         dx,
-        kernel_gradient(x, pair, kernel.shape[0], geometry) if needs[1] else None,
+        correlate(x, pair, kernel.shape[:1], geometry) if needs[1] else None,
         pair.sum(axis=(0, 1)) if needs[2] else None,
     )

@@ -396,7 +396,7 @@ def _(draw: Draw):
     return _draw_assignment(draw, repeats=True)
 
 
-@primitive
+@primitive(differentiable=False)
 def _one_hot(ids, depth, dtype):
     xp = namespace(ids)
     if xp is np and ids.size and (ids.min() < 0 or ids.max() >= depth):
@@ -426,7 +426,7 @@ def _(draw: Draw):
 # --- Order ----------------------------------------------------------------------------------------
 
 
-@primitive
+@primitive(differentiable=False)
 def _argsort(x, axis):
     return namespace(x).argsort(x, axis=axis, kind="stable")
 
@@ -454,7 +454,7 @@ def _(draw: Draw):
     return call(x, axis=draw.axis(x.ndim))
 
 
-@primitive
+@primitive(differentiable=False)
 def _largest(x, k, axis):
     # Reversed before and after the stable sort, so that of equal entries the first comes first.
     xp, n = namespace(x), x.shape[axis]
@@ -483,7 +483,7 @@ def _(draw: Draw):
     return call(x, draw.integer(0, x.shape[axis]), axis=axis)
 
 
-@primitive
+@primitive(differentiable=False)
 def nonzero(x: Any) -> tuple:
     """The positions of the entries that are not 0, an integer array for each axis of `x`.
 

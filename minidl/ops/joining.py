@@ -44,7 +44,7 @@ def _inside(shape: tuple[int, ...], widths: tuple) -> tuple[slice, ...]:
     return tuple(slice(b, n - a) for n, (b, a) in zip(shape, widths, strict=True))
 
 
-@primitive
+@primitive(differentiable=False)
 def _pad_positions(x, axis, width, mode):
     """Which entry of `axis` each place of the padded axis shows, computed where `x` lives."""
     xp, n = namespace(x), x.shape[axis]

@@ -1,28 +1,31 @@
-"""Pooling over time, channels last: in windows, and of whole sequences with a mask.
+"""Pooling in windows along any number of axes, channels last.
 
-The two averages are linear; each is a pair of ops that are each other's derivative. The two maxima
-are fused ops beside their definitions; entries that tie for the maximum share the gradient.
+All are linear where the maxima stay where they are, and each op's derivative is an op of this file:
+gradients of any order run at full speed. Windows are taken axis by axis, as the maximum of an image
+is that of its columns' maxima. Entries that tie for the maximum share the gradient equally.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidl.autodiff import Draw, call, primitive, samples
+from minidl.autodiff import Draw, call, primitive, samples, stop_gradient
 from minidl.backend import Array, namespace
-from minidl.errors import DtypeError, ShapeError
-from minidl.ops.convolution import Geometry, meeting, over_batch, paddings
-from minidl.ops.elementwise import ones_like, where
-from minidl.ops.indexing import getitem
+from minidl.errors import ShapeError
+from minidl.ops.elementwise import ones_like
 from minidl.ops.joining import pad, stack
-from minidl.ops.reduction import any, max, sum
-from minidl.ops.shape import count_of, shape_of
+from minidl.ops.shape import shape_of
+from minidl.ops.windows import Axis, meeting, over_batch, paddings, per_axis
 
-__all__ = ["average_pool1d", "max_over_time", "max_pool1d", "mean_over_time"]
+__all__ = ["average_pool1d", "average_pool2d", "max_pool1d", "max_pool2d"]
 
-_PASS = 64  # an elementwise pass over an entry costs about as much as so many products
+PASS = 64  # an elementwise pass over an entry costs about as much as so many products
+_BLOCK = 1 << 20  # bytes of the items that are gone through together: within a core's cache
 
 
 # --- Windows --------------------------------------------------------------------------------------
@@ -35,130 +38,254 @@ def max_pool1d(x: Any, size: int = 2, stride: int | None = None, padding: str = 
     "same" for ceil(time / stride) of them, where those at the ends see fewer entries. Raises
     ShapeError when not even one whole window fits, ValueError for another padding.
     """
-    return _max_pool(x, *_windows("max_pool1d", x, size, stride, padding))
+    return _max_pool(x, _windows("max_pool1d", 1, x, size, stride, padding))
+
+
+def max_pool2d(x: Any, size: Any = 2, stride: Any = None, padding: str = "valid") -> Any:
+    """The largest entry of each window of an image: (batch, height, width, n) -> (batch, rows,
+    columns, n).
+
+    `size` and `stride` (None: `size`) are a number or (along height, along width); the rest is as
+    for `max_pool1d`.
+    """
+    return _max_pool(x, _windows("max_pool2d", 2, x, size, stride, padding))
 
 
 def average_pool1d(x: Any, size: int = 2, stride: int | None = None, padding: str = "valid") -> Any:
     """The mean of each window; arguments as for `max_pool1d`. Padding does not count."""
-    windows = _windows("average_pool1d", x, size, stride, padding)
-    total = _window_sum(x, *windows)
-    if padding == "valid":
-        return total * (1 / size)
-    return total / _window_sum(ones_like(x[:1, :, :1]), *windows)
+    return _average_pool(x, _windows("average_pool1d", 1, x, size, stride, padding))
 
 
-def _windows(
-    op: str, x: Any, size: int, stride: int | None, padding: str
-) -> tuple[int, int, Geometry]:
-    """(size, number of outputs, geometry), checked."""
-    stride = size if stride is None else stride
-    for name, value in (("size", size), ("stride", stride)):
-        if count_of(op, name, value) == 0:
-            raise ShapeError(f"{op}: {name}: expected 1 or more, got 0; use 1")
+def average_pool2d(x: Any, size: Any = 2, stride: Any = None, padding: str = "valid") -> Any:
+    """The mean of each window; arguments as for `max_pool2d`. Padding does not count."""
+    return _average_pool(x, _windows("average_pool2d", 2, x, size, stride, padding))
+
+
+def _average_pool(x: Any, windows: Windows) -> Any:
+    total = _window_sum(x, windows)
+    if not any(w.axis.left or w.axis.right for w in windows):
+        return total * (1 / math.prod(w.size for w in windows))
+    ones = ones_like(x[(slice(1), *(slice(None) for _ in windows), slice(1))])
+    return total / _window_sum(ones, windows)
+
+
+class Window(NamedTuple):
+    """The windows along one axis: `steps` of them, each of `size` entries."""
+
+    size: int
+    steps: int
+    axis: Axis
+
+
+Windows = tuple[Window, ...]  # one for each axis between the first and the last
+_FORMS = {
+    1: ("(batch, time, channels)", ("steps",)),
+    2: ("(batch, height, width, channels)", ("rows", "columns")),
+}
+
+
+def _windows(op: str, axes: int, x: Any, size: Any, stride: Any, padding: str) -> Windows:
+    """The windows along each axis, checked."""
+    sizes = per_axis(op, "size", size, axes)
+    strides = sizes if stride is None else per_axis(op, "stride", stride, axes)
     if padding not in ("valid", "same"):
         raise ValueError(f"{op}: padding: expected 'valid' or 'same', got {padding!r}")
-    time = _sequences(op, x)[1]
-    left, right = paddings(padding, time, size, stride, 1)
-    if 0 < time < size - left - right:
-        raise ShapeError(
-            f"{op}: x: expected at least {size} steps for a window of size {size}, got {time}; "
-            "use padding='same'"
-        )
-    steps = 0 if time == 0 else (time + left + right - size) // stride + 1
-    return size, steps, Geometry(stride, left, right, 1, 1)
+    sides = items_of(op, x, axes)[1:-1]
+    found = []
+    for side, n, step, unit in zip(sides, sizes, strides, _FORMS[axes][1], strict=True):
+        left, right = paddings(padding, side, n, step, 1, op)
+        if 0 < side < n - left - right:
+            raise ShapeError(
+                f"{op}: x: expected at least {n} {unit} for a window of size {n}, got {side}; use "
+                "padding='same'"
+            )
+        steps = 0 if side == 0 else (side + left + right - n) // step + 1
+        found.append(Window(n, steps, Axis(step, left, right)))
+    return tuple(found)
 
 
-def _sequences(op: str, x: Any) -> tuple[int, ...]:
+def items_of(op: str, x: Any, axes: int) -> tuple[int, ...]:
+    """The shape of `x`, if it has so many axes between batch and channels."""
     shape = shape_of(x)
-    if len(shape) != 3:
+    if len(shape) != axes + 2:
         raise ShapeError(
-            f"{op}: x: expected (batch, time, channels), got {shape}; use x[None] for one item, "
+            f"{op}: x: expected {_FORMS[axes][0]}, got {shape}; use x[None] for one item, "
             "x[..., None] for one channel"
         )
     return shape
 
 
-@primitive(floats=True)
-def _max_pool(x, size, steps, geometry):
-    xp, time = namespace(x), x.shape[1]
-    out = xp.empty((x.shape[0], steps, x.shape[2]), x.dtype)
-
-    def work(start: int, stop: int) -> None:
-        part = out[start:stop]
-        part[...] = -np.inf
-        for tap in range(size):
-            low, high, seen = meeting(tap, steps, time, geometry)
-            if low < high:
-                some = part[:, low:high]
-                xp.maximum(some, x[start:stop, seen], out=some)
-
-    over_batch(work, x, _PASS * x.size)
-    return out
-
-
-def _max_pool_by_x(g, x, out, size, steps, geometry):
-    """A window's gradient goes to the entries that equal its maximum."""
-    xp, time = namespace(x), x.shape[1]
-    dx = xp.zeros(x.shape, g.dtype)
-
-    def work(start: int, stop: int) -> None:
-        hits, count = [], xp.zeros(g[start:stop].shape, g.dtype)
-        for tap in range(size):
-            low, high, seen = meeting(tap, steps, time, geometry)
-            if low < high:
-                hit = x[start:stop, seen] == out[start:stop, low:high]
-                count[:, low:high] += hit
-                hits.append((low, high, seen, hit))
-        share = xp.divide(g[start:stop], count, out=count)
-        for low, high, seen, hit in hits:
-            if geometry.stride >= size:  # no entry is in two windows
-                xp.multiply(share[:, low:high], hit, out=dx[start:stop, seen])
-            else:
-                dx[start:stop, seen] += share[:, low:high] * hit
-
-    over_batch(work, x, _PASS * x.size)
-    return dx
-
-
-_max_pool.defvjp(x=_max_pool_by_x)
-
-
-@_max_pool.define
-def _(x, size, steps, geometry):
-    if steps == 0:
-        return sum(x, axis=1, keepdims=True)[:, :0]
-    padded = pad(x, ((0, 0), geometry[1:3], (0, 0)), constant_values=-np.inf)
-    reach = (steps - 1) * geometry.stride + 1
-    return max(stack([padded[:, t : t + reach : geometry.stride] for t in range(size)]), axis=0)
+def pool_definition(x: Any, windows: Windows, reduce: Callable, outside: float) -> Any:
+    """What pooling is: all windows, one axis for the places in them, reduced over that axis."""
+    x = pad(x, ((0, 0), *(w.axis[1:3] for w in windows), (0, 0)), constant_values=outside)
+    places = []
+    for taps in product(*(range(w.size) for w in windows)):
+        starts = zip(taps, windows, strict=True)
+        seen = (slice(t, t + w.steps * w.axis.stride, w.axis.stride) for t, w in starts)
+        places.append(x[(slice(None), *seen)])
+    return reduce(stack(places), axis=0)
 
 
 @primitive(floats=True)
-def _window_sum(x, size, steps, geometry):
-    total = namespace(x).zeros((x.shape[0], steps, x.shape[2]), x.dtype)
-    for tap in range(size):
-        low, high, seen = meeting(tap, steps, x.shape[1], geometry)
-        if low < high:
-            total[:, low:high] += x[:, seen]
-    return total
+def _max_pool(x, windows):
+    return _reduced("maximum", -np.inf, x, windows)
 
 
 @primitive
-def _window_spread(y, time, size, geometry):
-    """Each output to all entries of its window: the transpose of `_window_sum`."""
-    total = namespace(y).zeros((y.shape[0], time, y.shape[2]), y.dtype)
-    for tap in range(size):
-        low, high, seen = meeting(tap, y.shape[1], time, geometry)
-        if low < high:
-            total[:, seen] += y[:, low:high]
+def _max_spread(y, x, maxima, windows):
+    """Each output of `_max_pool` to those entries of x that are its maximum, in equal shares."""
+    dx = namespace(x).empty(x.shape, y.dtype)
+
+    def work(items: slice) -> None:
+        taps, count = _maxima_of(x[items], maxima[items], windows)
+        part = y[items] if count is None else y[items] / count
+        _spread(part, windows, taps, dx[items])
+
+    _in_blocks(work, x)
+    return dx
+
+
+@primitive
+def _max_pick(y, x, maxima, windows):
+    """The mean of those entries of y where x has a window's maximum: `_max_spread` transposed."""
+    picked = namespace(x).empty(maxima.shape, y.dtype)
+
+    def work(items: slice) -> None:
+        taps, count = _maxima_of(x[items], maxima[items], windows)
+        total = _summed(y[items], windows, taps)
+        picked[items] = total if count is None else total / count
+
+    _in_blocks(work, x)
+    return picked
+
+
+_max_pool.defvjp(
+    x=lambda g, x, out, windows: _max_spread(g, stop_gradient(x), stop_gradient(out), windows)
+)
+_max_spread.defvjp(y=lambda g, x, maxima, windows: _max_pick(g, x, maxima, windows))
+_max_pick.defvjp(y=lambda g, x, maxima, windows: _max_spread(g, x, maxima, windows))
+
+
+@primitive(floats=True)
+def _window_sum(x, windows):
+    return _reduced("add", 0, x, windows)
+
+
+@primitive(floats=True)
+def window_spread(y, sides, windows):
+    """Each output to all entries of its window, of axes as long as `sides`: the transpose of
+    `_window_sum`."""
+    total = namespace(y).empty((y.shape[0], *sides, y.shape[-1]), y.dtype)
+    taps = [_taps(w, axis, sides[axis - 1]) for axis, w in enumerate(windows, 1)]
+    _in_blocks(lambda items: _spread(y[items], windows, taps, total[items]), total)
     return total
 
 
-_window_sum.defvjp(
-    x=lambda g, x_shape, size, geometry: _window_spread(g, x_shape[1], size, geometry)
-)
-_window_spread.defvjp(
-    y=lambda g, y_shape, size, geometry: _window_sum(g, size, y_shape[1], geometry)
-)
+_window_sum.defvjp(x=lambda g, x_shape, windows: window_spread(g, x_shape[1:-1], windows))
+window_spread.defvjp(y=lambda g, windows: _window_sum(g, windows))
+
+
+# --- Windows, axis by axis ------------------------------------------------------------------------
+# A tap is one place in the windows along an axis: (the windows that have an entry there, these
+# entries, which of the entries count: None for all), the first two as indices.
+
+
+def _taps(window: Window, axis: int, side: int) -> list[tuple[tuple, tuple, Array | None]]:
+    before, taps = (slice(None),) * axis, []
+    for tap in range(window.size):
+        low, high, seen = meeting(tap, window.steps, side, window.axis)
+        if low < high:
+            taps.append(((*before, slice(low, high)), (*before, seen), None))
+    return taps
+
+
+def _reduced(name: str, neutral: float, x: Array, windows: Windows) -> Array:
+    """All windows reduced by the array module's function `name`."""
+    out = namespace(x).empty((x.shape[0], *(w.steps for w in windows), x.shape[-1]), x.dtype)
+
+    def work(items: slice) -> None:
+        part = x[items]
+        for axis, window in enumerate(windows, 1):
+            last = out[items] if axis == len(windows) else None
+            part = _along(name, neutral, part, axis, window, last)
+
+    _in_blocks(work, x)
+    return out
+
+
+def _along(
+    name: str, neutral: float, x: Array, axis: int, window: Window, out: Array | None = None
+) -> Array:
+    """The windows along one axis reduced."""
+    xp, taps = namespace(x), _taps(window, axis, x.shape[axis])
+    reduce, whole = getattr(xp, name), not any(window.axis[1:3])
+    if out is None:
+        out = xp.empty((*x.shape[:axis], window.steps, *x.shape[axis + 1 :]), x.dtype)
+    if whole and len(taps) > 1:
+        (_, first, _), (_, second, _), *taps = taps
+        reduce(x[first], x[second], out=out)
+    else:
+        out[...] = neutral
+    for to, at, _ in taps:
+        reduce(out[to], x[at], out=out[to])
+    return out
+
+
+def _maxima_of(x: Array, out: Array, windows: Windows) -> tuple[list[list], Array | None]:
+    """The taps of each axis, with the entries that are maxima, and how many entries of x share each
+    output (None: one each)."""
+    xp, axes, alone = namespace(x), [], namespace(x) is np
+    ones = xp.broadcast_to(xp.ones((), out.dtype), x.shape)
+    for axis, window in enumerate(windows, 1):
+        last = axis == len(windows)
+        top = out if last else _along("maximum", -np.inf, x, axis, window)
+        taps = [(to, at, x[at] == top[to]) for to, at, _ in _taps(window, axis, x.shape[axis])]
+        alone = alone and sum(np.count_nonzero(hit) for _, _, hit in taps) == top.size
+        axes.append(taps)
+        x = top
+    return axes, None if alone else _summed(ones, windows, axes)
+
+
+def _summed(x: Array, windows: Windows, taps: list[list]) -> Array:
+    """The sum of each window's entries, of those that the taps count."""
+    for axis, (window, some) in enumerate(zip(windows, taps, strict=True), 1):
+        shape = (*x.shape[:axis], window.steps, *x.shape[axis + 1 :])
+        total = namespace(x).zeros(shape, x.dtype)
+        for to, at, hit in some:
+            total[to] += x[at] * hit
+        x = total
+    return x
+
+
+def _spread(y: Array, windows: Windows, taps: list[list], out: Array) -> None:
+    """Write to `out` what each window's value gives to its entries, those that the taps count."""
+    xp = namespace(y)
+    for axis in range(len(windows), 0, -1):
+        size, stride, side = windows[axis - 1].size, windows[axis - 1].axis.stride, out.shape[axis]
+        shape = (*y.shape[:axis], side, *y.shape[axis + 1 :])
+        target = out if axis == 1 else xp.empty(shape, y.dtype)
+        if stride != size or y.shape[axis] * size != side:  # else each entry is in one window
+            target[...] = 0
+        for to, at, hit in taps[axis - 1]:
+            if stride < size:
+                target[at] += y[to] if hit is None else y[to] * hit
+            elif hit is None:
+                target[at] = y[to]
+            else:
+                xp.multiply(y[to], hit, out=target[at])
+        y = target
+
+
+def _in_blocks(work: Callable[[slice], None], x: Array) -> None:
+    """work(items) for blocks of the batch that fit the cache, half of them on the other thread."""
+    batch = max(x.shape[0], 1)
+    count = max(_BLOCK * batch // max(x.nbytes, 1), 1) if namespace(x) is np else batch
+
+    def run(start: int, stop: int) -> None:
+        for first in range(start, stop, count):
+            work(slice(first, min(first + count, stop)))
+
+    over_batch(run, x, PASS * x.size)
 
 
 @samples(max_pool1d)
@@ -170,148 +297,57 @@ def _(draw: Draw):
     return call(x, size, draw.choice([None, 1, 2, 3]), draw.choice(["valid", "same"]))
 
 
-@samples(_window_spread)
+@samples(max_pool2d)
+@samples(average_pool2d)
 def _(draw: Draw):
-    size, stride, steps = (draw.integer(1, 3) for _ in range(3))
-    left, right = (draw.integer(0, size // 2) for _ in range(2))
-    time = (steps - 1) * stride + size - left - right + draw.integer(1, 2)
-    y = draw.array((draw.integer(1, 2), steps, draw.integer(1, 2)))
-    return call(y, time, size, Geometry(stride, left, right, 1, 1))
+    size, sides = _drawn(draw)
+    batch, channels = draw.shape(min_dims=2, max_dims=2, max_side=2)
+    x = draw.array((batch, *sides, channels), -4.0, 4.0, distinct=True)
+    stride = draw.choice([None, 1, 2, (1, 3), (3, 2)])
+    return call(x, size, stride, draw.choice(["valid", "same"]))
 
 
-# --- Whole sequences ------------------------------------------------------------------------------
+def _drawn(draw: Draw) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size of a window, and the sides of an image that it fits into."""
+    size = (draw.integer(1, 3), draw.integer(1, 3))
+    return size, (size[0] + draw.integer(0, 2), size[1] + draw.integer(0, 2))
 
 
-def mean_over_time(x: Any, mask: Any = None) -> Any:
-    """The mean of the steps that `mask` (batch, time) keeps: (batch, time, n) -> (batch, n).
-
-    What is masked does not count, whatever stands there; an empty row gives zeros. Raises
-    ShapeError for other shapes, DtypeError for a mask that is not boolean.
-    """
-    _check_mask("mean_over_time", x, mask)
-    return _mean(x, mask)
+def _spread_of(y: Any, ranks: Any, windows: Windows) -> Any:
+    x = ranks.astype(y.dtype)
+    return _max_spread(y, x, _max_pool(x, windows), windows)
 
 
-def max_over_time(x: Any, mask: Any = None) -> Any:
-    """The largest entry of each channel over the steps that `mask` keeps; as `mean_over_time`."""
-    _check_mask("max_over_time", x, mask)
-    return _max(x, mask)
+def _pick_of(y: Any, ranks: Any, windows: Windows) -> Any:
+    x = ranks.astype(y.dtype)
+    return _max_pick(y, x, _max_pool(x, windows), windows)
 
 
-def _check_mask(op: str, x: Any, mask: Any) -> None:
-    expected = _sequences(op, x)[:2]
-    if mask is None:
-        return
-    if shape_of(mask) != expected:
-        raise ShapeError(
-            f"{op}: mask: expected shape {expected}, got {shape_of(mask)}; give (batch, time)"
-        )
-    if mask.dtype != np.bool_:
-        raise DtypeError(
-            f"{op}: mask: expected booleans (True = keep), got {mask.dtype}; use mask != 0"
-        )
+def _ranked(draw: Draw) -> tuple[Array, Windows]:
+    """Images with ties, and windows on them."""
+    size, sides = _drawn(draw)
+    ranks = draw.integers((draw.integer(1, 2), *sides, draw.integer(1, 2)), 0, 3)
+    return ranks, _windows("max_pool2d", 2, ranks, size, draw.integer(1, 3), "same")
 
 
-def _weights(xp: Any, mask: Array | None, shape: tuple[int, ...], dtype: Any) -> Array:
-    """(batch, time): what each step counts in its row's mean."""
-    if mask is None:
-        return xp.full(shape, 1 / (shape[1] or 1), dtype)
-    kept = mask.astype(dtype)
-    kept /= xp.maximum(kept.sum(axis=1, keepdims=True), 1)
-    return kept
-
-
-@primitive(floats=True)
-def _mean(x, mask):
-    """As products of rows of weights with the steps, the fastest way to sum over a middle axis."""
-    xp, dtype = namespace(x), np.result_type(x.dtype, np.float32)
-    weights = _weights(xp, mask, x.shape[:2], dtype)[:, None, :]
-    if mask is None:
-        return xp.matmul(weights, x)[:, 0].astype(x.dtype, copy=False)
-    if xp is np:  # 0 * inf would be nan: look for it afterwards, in the small result
-        with np.errstate(invalid="ignore"):
-            out = np.matmul(weights, x)[:, 0]
-        if np.isfinite(out).all():
-            return out.astype(x.dtype, copy=False)
-    kept = xp.where(mask[:, :, None], x, 0)
-    return xp.matmul(weights, kept)[:, 0].astype(x.dtype, copy=False)
-
-
-@primitive
-def _mean_spread(y, mask, time):
-    """The transpose of `_mean`: y[:, None] times each step's weight."""
-    weights = _weights(namespace(y), mask, (y.shape[0], time), y.dtype)
-    return y[:, None, :] * weights[:, :, None]
-
-
-_mean.defvjp(x=lambda g, mask, x_shape: _mean_spread(g, mask, x_shape[1]))
-_mean_spread.defvjp(y=lambda g, mask: _mean(g, mask))
-
-
-@primitive(floats=True)
-def _max(x, mask):
-    xp, (batch, time, channels) = namespace(x), x.shape
-    if time == 0:
-        return xp.zeros((batch, channels), x.dtype)
-    if mask is None:
-        return x.max(axis=1)
-    if xp is not np:
-        top = xp.where(mask[:, :, None], x, -np.inf).max(axis=1)
-        return xp.where(mask.any(axis=1)[:, None], top, 0)
-    out = np.zeros((batch, channels), x.dtype)
-    for row, steps, kept in zip(out, x, mask, strict=True):
-        count = np.count_nonzero(kept)
-        if count:
-            padded_right = kept[:count].all()  # then nothing has to be copied
-            np.maximum.reduce(steps[:count] if padded_right else steps[kept], axis=0, out=row)
-    return out
-
-
-def _max_by_x(g, x, out, mask):
-    xp = namespace(x)
-    dx = xp.empty(x.shape, g.dtype)
-
-    def work(start: int, stop: int) -> None:
-        hit = x[start:stop] == out[start:stop, None, :]
-        if mask is not None:
-            hit &= mask[start:stop, :, None]
-        share = g[start:stop]
-        if xp is not np or np.count_nonzero(hit) != _maxima(mask, start, stop) * x.shape[2]:  # ties
-            share = share / xp.maximum(hit.sum(axis=1), 1).astype(g.dtype)
-        xp.multiply(hit, share[:, None, :], out=dx[start:stop])
-
-    over_batch(work, x, _PASS * x.size)
-    return dx
-
-
-def _maxima(mask: Array | None, start: int, stop: int) -> int:
-    """How many of these rows have a maximum: those that are not empty."""
-    return stop - start if mask is None else int(mask[start:stop].any(axis=1).sum())
-
-
-_max.defvjp(x=_max_by_x)
-
-
-@_max.define
-def _(x, mask):
-    if shape_of(x)[1] == 0:
-        return sum(x, axis=1)
-    if mask is None:
-        return max(x, axis=1)
-    top = max(where(getitem(mask, (..., None)), x, -np.inf), axis=1)
-    return where(any(mask, axis=1, keepdims=True), top, 0.0)
-
-
-@samples(mean_over_time)
-@samples(max_over_time)
+@samples(_spread_of)
 def _(draw: Draw):
-    shape = draw.shape(min_dims=3, max_dims=3, max_side=3)
-    x = draw.array(shape, -4.0, 4.0, distinct=True)
-    return call(x, draw.mask(shape[:2]) if draw.boolean() else None)
+    ranks, windows = _ranked(draw)
+    y = draw.array((len(ranks), *(w.steps for w in windows), ranks.shape[-1]))
+    return call(y, ranks, windows)
 
 
-@samples(_mean_spread)
+@samples(_pick_of)
 def _(draw: Draw):
-    shape = draw.shape(min_dims=3, max_dims=3, max_side=3)
-    mask = draw.mask(shape[:2]) if draw.boolean() else None
-    return call(draw.array((shape[0], shape[2])), mask, shape[1])
+    ranks, windows = _ranked(draw)
+    return call(draw.array(ranks.shape), ranks, windows)
+
+
+@samples(window_spread)
+def _(draw: Draw):
+    size, sides = _drawn(draw)
+    batch, channels = draw.shape(min_dims=2, max_dims=2, max_side=2)
+    stride = draw.integer(1, 3)
+    windows = _windows("max_pool2d", 2, np.empty((1, *sides, 1)), size, stride, "same")
+    y = draw.array((batch, *(w.steps for w in windows), channels))
+    return call(y, sides, windows)

@@ -63,7 +63,8 @@ def _check_matmul(x: tuple[int, ...], y: tuple[int, ...]) -> None:
 
 
 def _product(x: Any, y: Any) -> Any:
-    """x @ y of two or more axes each; a large one in two halves of its first axis (NumPy)."""
+    """x @ y of two or more axes each; a large one in two halves (NumPy): of its first axis, or of a
+    matrix's columns where they are more, for then BLAS lays out the right side once in all."""
     xp = namespace(x)
     if xp is not np:
         return xp.matmul(x, y)
@@ -72,6 +73,13 @@ def _product(x: Any, y: Any) -> Any:
     if shape[0] < 2 or math.prod(shape) * x.shape[-1] < SPLIT:
         return np.matmul(x, y)
     out = np.empty(shape, np.result_type(x, y))
+    if len(shape) == 2 and shape[1] > shape[0]:
+        half = (shape[1] + 1) // 2
+        in_two(
+            lambda: np.matmul(x, y[:, :half], out=out[:, :half]),
+            lambda: np.matmul(x, y[:, half:], out=out[:, half:]),
+        )
+        return out
 
     def work(part: slice) -> None:
         left = x[part] if x.ndim == out.ndim and x.shape[0] > 1 else x

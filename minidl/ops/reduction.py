@@ -436,13 +436,13 @@ def _(draw: Draw):
 # --- Without gradient -----------------------------------------------------------------------------
 
 
-@primitive
+@primitive(differentiable=False)
 def argmax(x: Array, axis: int | None = None, keepdims: bool = False) -> Array:
     """The index of the first largest entry along `axis`, or in the flattened array."""
     return _reduce("argmax", x, axis, keepdims)
 
 
-@primitive
+@primitive(differentiable=False)
 def argmin(x: Array, axis: int | None = None, keepdims: bool = False) -> Array:
     """The index of the first smallest entry along `axis`, or in the flattened array."""
     return _reduce("argmin", x, axis, keepdims)
@@ -455,19 +455,19 @@ def _(draw: Draw):
     return call(x, draw.axis(x.ndim) if x.ndim else None, draw.boolean())
 
 
-@primitive
+@primitive(differentiable=False)
 def all(x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     """True where all entries over `axis` are true (not zero)."""
     return _reduce("all", x, axis, keepdims)
 
 
-@primitive
+@primitive(differentiable=False)
 def any(x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     """True where any entry over `axis` is true (not zero)."""
     return _reduce("any", x, axis, keepdims)
 
 
-@primitive
+@primitive(differentiable=False)
 def count_nonzero(x: Array, axis: Axis = None, keepdims: bool = False) -> Array:
     """The number of entries over `axis` that are not zero."""
     return _add("count_nonzero", x != 0, axis, keepdims)

@@ -167,7 +167,6 @@ class Optimizer:
         for p in self.parameters:
             if p.constraint is not None and p.grad is not None:
                 p._data[...] = unwrap(p.constraint(wrap(p._data, None, p._version)))
-                p._touch()
 
     def add_slot(self, name: str) -> None:
         """Keep one more array as large as the parameters, 0 at first, which `update` does not see.

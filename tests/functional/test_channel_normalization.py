@@ -54,7 +54,7 @@ def test_the_statistics_have_gradients_too():
         check_gradients(lambda x, i=i: batch_normalization(x, mask=MASK)[i], x)
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (4, 6, 8), (64, 50, 40)])
+@pytest.mark.parametrize("shape", [(7, 3), (4, 6, 8), (3, 5, 6, 4), (64, 50, 40), (40003, 7)])
 def test_pytorch_batch(shape):
     torch = pytest.importorskip("torch")
     arrays = [normal(*shape) + 3, normal(shape[-1]), normal(shape[-1])]
@@ -68,6 +68,19 @@ def test_pytorch_batch(shape):
         return out.reshape(shape)
 
     agree(ours, torch_gradients(theirs, arrays, weight))
+
+
+def test_statistics_far_from_zero_and_of_a_drift():
+    """Blocks of rows whose means differ, all far from 0, are joined without loss."""
+    rows = np.arange(80000)[:, None]
+    x = 1000 + rng.normal(size=(80000, 4)) + rows * [0, 1e-3, 0, -1e-4] + (rows < 100) * 10
+    x = x.astype(np.float32)
+    out, mean, variance = batch_normalization(x, epsilon=1e-6)
+    exact = x.astype(float)
+    np.testing.assert_allclose(mean, exact.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(variance, exact.var(0), rtol=1e-4)
+    expected = (exact - exact.mean(0)) / exact.std(0)
+    np.testing.assert_allclose(out, expected, atol=1e-3)  # x itself is known to 3e-5
 
 
 @pytest.mark.parametrize(

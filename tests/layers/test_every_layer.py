@@ -42,6 +42,11 @@ def crf(draw):
     return CRF(tags), x, draw.integers(x.shape[:2], 0, tags - 1), mask
 
 
+def center_loss(draw):
+    x, mask = masked(draw)
+    return CenterLoss(3), x, draw.integers(x.shape[:2], 0, 2), mask
+
+
 def recurrent(kind):
     def make(draw):
         layer = kind(
@@ -99,8 +104,22 @@ def batch_norm(draw):
     return BatchNormalization(epsilon=0.1), x, draw.mask(x.shape[:2])
 
 
+def spectral(layer, draw):
+    """Its state begins with the kernel's singular vectors: one kernel in all cases."""
+    layer._kernel = ("ones", *layer._kernel[1:])
+    method = draw.choice(["reshaped", "operator"])
+    return SpectralNormalization(layer, method=method), sequence(draw)
+
+
 def long(draw):
     return draw.array((draw.integer(1, 2), draw.integer(3, 6), 2), -4.0, 4.0, distinct=True)
+
+
+def image(draw, channels=None):
+    """(batch, height, width, channels), no two entries equal."""
+    sides = draw.integer(2, 4), draw.integer(2, 3)
+    shape = (draw.integer(1, 2), *sides, channels or draw.integer(1, 2))
+    return draw.array(shape, -4.0, 4.0, distinct=True)
 
 
 CASES = {
@@ -111,17 +130,37 @@ CASES = {
     "AttentionPooling": lambda d: (AttentionPooling(d.choice([None, 2])), *masked(d)),
     "Average": lambda d: (Average(), several(d, d.integer(1, 3))),
     "AveragePooling1D": lambda d: (AveragePooling1D(d.integer(1, 3), d.integer(1, 3)), long(d)),
+    "AveragePooling2D": lambda d: (
+        AveragePooling2D(d.integer(1, 2), d.integer(1, 2), d.choice(["valid", "same"])), image(d)
+    ),
     "BatchNormalization": batch_norm,
     "Bidirectional": bidirectional,
     "CRF": crf,
+    "CenterLoss": center_loss,
     "Concatenate": lambda d: (Concatenate(), several(d, d.integer(1, 3))),
     "ConditionalLayerNormalization": conditional,
     "Conv1D": lambda d: (
         Conv1D(2, d.integer(1, 3), padding="same", dilation_rate=d.integer(1, 2)), sequence(d)
     ),
+    "Conv1DTranspose": lambda d: (
+        Conv1DTranspose(2, d.integer(1, 3), d.integer(1, 3), d.choice(["valid", "same"])),
+        sequence(d),
+    ),
+    "Conv2D": lambda d: (
+        Conv2D(2, d.integer(1, 3), d.integer(1, 3), "same", activation=d.choice([None, "tanh"])),
+        image(d),
+    ),
+    "Conv2DTranspose": lambda d: (
+        Conv2DTranspose(2, d.integer(1, 3), (2, d.integer(1, 3)), d.choice(["valid", "same"])),
+        image(d),
+    ),
     "Cropping1D": lambda d: (Cropping1D((d.integer(0, 1), d.integer(0, 2))), long(d)),
+    "Cropping2D": lambda d: (Cropping2D((d.integer(0, 1), (d.integer(0, 1), 1))), image(d)),
     "Dense": lambda d: (
         Dense(d.integer(1, 3), d.choice([None, "tanh"]), d.boolean()), sequence(d)
+    ),
+    "DepthwiseConv2D": lambda d: (
+        DepthwiseConv2D(2, d.integer(1, 2), "same", depth_multiplier=d.integer(1, 2)), image(d)
     ),
     "Dot": dot,
     "Dropout": lambda d: (Dropout(0.4), sequence(d)),
@@ -133,9 +172,11 @@ CASES = {
     "GaussianDropout": lambda d: (GaussianDropout(0.3), sequence(d)),
     "GaussianNoise": lambda d: (GaussianNoise(0.3), sequence(d)),
     "GlobalAveragePooling1D": lambda d: (GlobalAveragePooling1D(), *masked(d)),
+    "GlobalAveragePooling2D": lambda d: (GlobalAveragePooling2D(d.boolean()), image(d)),
     "GlobalMaxPooling1D": lambda d: (
         GlobalMaxPooling1D(), *masked(d, low=-6.0, high=6.0, distinct=True)
     ),
+    "GlobalMaxPooling2D": lambda d: (GlobalMaxPooling2D(d.boolean()), image(d)),
     "GroupNormalization": lambda d: (
         GroupNormalization(d.choice([-1, 2])), *masked(d, d.choice([2, 4]))
     ),
@@ -145,8 +186,12 @@ CASES = {
     "LayerNormalization": lambda d: (LayerNormalization(), sequence(d, d.integer(2, 4))),
     "LeakyReLU": lambda d: (LeakyReLU(), sequence(d, away=(0.0,))),
     "LearnedPositions": lambda d: (LearnedPositions(6), sequence(d)),
+    "ManifoldMixing": lambda d: (ManifoldMixing(Sequential([Dense(2)]), ["0"]), sequence(d)),
     "MaxPooling1D": lambda d: (
         MaxPooling1D(d.integer(1, 3), d.integer(1, 3), d.choice(["valid", "same"])), long(d)
+    ),
+    "MaxPooling2D": lambda d: (
+        MaxPooling2D((d.integer(1, 2), d.integer(1, 3)), padding="same"), image(d)
     ),
     "Maximum": lambda d: (Maximum(), several(d, d.integer(1, 3))),
     "Minimum": lambda d: (Minimum(), several(d, d.integer(1, 3))),
@@ -156,6 +201,7 @@ CASES = {
         PReLU(shared_axes=(1,)) if d.boolean() else PReLU(), sequence(d, away=(0.0,))
     ),
     "Permute": lambda d: (Permute((2, 1)), sequence(d)),
+    "PixelShuffle": lambda d: (PixelShuffle(2), image(d, 4)),
     "ReLU": lambda d: (
         ReLU(d.choice([None, 1.0]), d.choice([0.0, 0.1]), d.choice([0.0, 0.5])),
         sequence(d, away=(0.0, 0.5, 1.0)),
@@ -164,11 +210,17 @@ CASES = {
     "Reshape": lambda d: (Reshape((2, -1)), d.array((d.integer(1, 3), 3, 4))),
     "RotaryPositions": lambda d: (RotaryPositions(), sequence(d, 2 * d.integer(1, 2))),
     "ScaleShift": lambda d: (ScaleShift(), sequence(d)),
+    "SeparableConv2D": lambda d: (
+        SeparableConv2D(2, (1, 2), depth_multiplier=d.integer(1, 2), activation="tanh"), image(d)
+    ),
     "Sequential": lambda d: (Sequential([Dense(3), Dropout(0.3), Dense(2)]), sequence(d)),
     "SimpleRNN": recurrent(SimpleRNN),
     "SinusoidalPositions": lambda d: (SinusoidalPositions(), sequence(d, 2 * d.integer(1, 2))),
     "Softmax": lambda d: (Softmax(), x := d.array((2, d.integer(1, 4))), d.mask(x.shape)),
     "SpatialDropout1D": lambda d: (SpatialDropout1D(0.4), sequence(d)),
+    "SpatialDropout2D": lambda d: (SpatialDropout2D(0.4), image(d)),
+    "SpectralNorm": lambda d: spectral(Conv1D(2, d.integer(1, 3), padding="same"), d),
+    "SpectralNormalization": lambda d: spectral(Dense(d.integer(1, 3), "tanh"), d),
     "StackedRNN": lambda d: (
         StackedRNN([Bidirectional(LSTM(2, return_sequences=True)), SimpleRNN(2)]), *masked(d)
     ),
@@ -176,10 +228,13 @@ CASES = {
     "TransformerDecoderBlock": decoder,
     "TransformerEncoderBlock": encoder,
     "UpSampling1D": lambda d: (UpSampling1D(d.integer(1, 3)), sequence(d)),
+    "UpSampling2D": lambda d: (UpSampling2D((d.integer(1, 3), d.integer(1, 2))), image(d)),
     "ZeroPadding1D": lambda d: (ZeroPadding1D((d.integer(0, 2), 1)), sequence(d)),
+    "ZeroPadding2D": lambda d: (ZeroPadding2D((d.integer(0, 1), (1, d.integer(0, 2)))), image(d)),
 }  # fmt: skip
 CALLS = {  # how a layer is called, where it is not layer(*inputs)
     "CRF": lambda layer: layer.loss,
+    "CenterLoss": lambda layer: lambda x, t, m: layer(x, t, m, reduction="none"),
     "MultiHeadAttention": lambda layer: lambda x, m: layer(x, query_mask=m, value_mask=m),
 }
 EACH = pytest.mark.parametrize("name", CASES)

@@ -401,6 +401,18 @@ class TestLooking:
         assert repr(Dense(2, activation=md.tanh)) == "Dense(units=2, activation='tanh')"
 
 
+def test_an_attribute_that_hides_a_method():
+    class Listed(Layer):
+        def __init__(self):
+            self.losses = {"a": None}
+
+        def call(self, x):
+            return x
+
+    with pytest.raises(TypeError, match=r"Listed: attribute 'losses' hides the method losses\(\)"):
+        Listed()(np.zeros(2))
+
+
 def test_a_tensor_that_requires_a_gradient_is_no_parameter():
     layer = md.layers.Dense(1, input_size=1)
     layer.scale = md.tensor([1.0], requires_grad=True)

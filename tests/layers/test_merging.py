@@ -10,21 +10,26 @@ from minidl.layers import (
     Average,
     Concatenate,
     Cropping1D,
+    Cropping2D,
     Dot,
     Flatten,
     Maximum,
     Minimum,
     Multiply,
     Permute,
+    PixelShuffle,
     RepeatVector,
     Reshape,
     Subtract,
     UpSampling1D,
+    UpSampling2D,
     ZeroPadding1D,
+    ZeroPadding2D,
 )
 
 rng = np.random.default_rng(0)
 a, b, c = rng.normal(size=(3, 2, 3, 4))
+image = rng.normal(size=(2, 3, 4, 8))
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,27 @@ def test_shaping(layer, expected):
     assert layer(md.tensor(a[:0])).shape == (0, *expected.shape[1:])
 
 
+@pytest.mark.parametrize(
+    "layer, expected",
+    [
+        (UpSampling2D(), image.repeat(2, 1).repeat(2, 2)),
+        (UpSampling2D((1, 3)), image.repeat(3, 2)),
+        (PixelShuffle(2), md.pixel_shuffle(image, 2)),
+        (ZeroPadding2D(), np.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)))),
+        (ZeroPadding2D((0, 2)), np.pad(image, ((0, 0), (0, 0), (2, 2), (0, 0)))),
+        (ZeroPadding2D(((1, 0), (2, 3))), np.pad(image, ((0, 0), (1, 0), (2, 3), (0, 0)))),
+        (Cropping2D(1), image[:, 1:2, 1:3]),
+        (Cropping2D((1, 0)), image[:, 1:2]),
+        (Cropping2D(((1, 0), (0, 3))), image[:, 1:, :1]),
+        (Cropping2D(), image),
+    ],
+    ids=repr,
+)
+def test_shaping_of_images(layer, expected):
+    np.testing.assert_array_equal(layer(md.tensor(image)).numpy(), expected)
+    assert layer(md.tensor(image[:0])).shape == (0, *expected.shape[1:])
+
+
 def test_repeat_vector():
     out = RepeatVector(3)(md.tensor(a[:, 0])).numpy()
     np.testing.assert_array_equal(out, np.repeat(a[:, :1], 3, axis=1))
@@ -100,6 +126,14 @@ def test_errors():
         Cropping1D(2)(a)
     with pytest.raises(ShapeError, match="Cropping1D: cropping: expected 0 or more, got -1"):
         Cropping1D((-1, 2))(a)
+    with pytest.raises(ShapeError, match="Cropping2D: x: expected at least 5 columns, got 4"):
+        Cropping2D(((1, 1), (2, 3)))(image)
+    with pytest.raises(ShapeError, match=r"ZeroPadding2D: x: expected .batch, height, width"):
+        ZeroPadding2D()(a)
+    with pytest.raises(ShapeError, match="size: expected 1 or more, got 0"):
+        UpSampling2D(0)(image)
+    with pytest.raises(ShapeError, match="ZeroPadding2D: padding: expected a number or two of the"):
+        ZeroPadding2D((1, 2, 3))(image)
     with pytest.raises(ShapeError, match="Dot: inputs: expected as many items in both"):
         Dot(1)([a[:1, 0], a[:, 0]])
     with pytest.raises(ShapeError):

@@ -11,6 +11,7 @@ from minidl.layers import (
     GaussianNoise,
     Sequential,
     SpatialDropout1D,
+    SpatialDropout2D,
 )
 from minidl.testing import strict
 
@@ -45,6 +46,9 @@ def test_moments(layer, deviation):
 def test_whole_channels():
     out = SpatialDropout1D(0.5)(md.tensor(np.ones((4, 5, 6), np.float32))).numpy()
     assert (out == out[:, :1]).all() and set(np.unique(out)) == {0, 2}
+    out = SpatialDropout2D(0.5)(md.tensor(np.ones((4, 3, 2, 6), np.float32))).numpy()
+    assert (out == out[:, :1, :1]).all() and set(np.unique(out)) == {0, 2}
+    assert len(np.unique(out[:, 0, 0], axis=0)) > 1  # each item drops channels of its own
 
 
 @EACH

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minidl as md
+from minidl.conversion import to_pytorch
 from minidl.errors import ShapeError
 from minidl.layers import (
     BatchNormalization,
@@ -48,11 +49,13 @@ class TestBatchNormalization:
         moved = {name for name in before if (before[name] != after[name]).any()}
         assert moved <= {"moving_mean", "moving_variance"}
 
-    def test_pytorch_over_steps_then_evaluation(self):
+    @pytest.mark.parametrize("shape", [(6, 5, 4), (3, 5, 6, 4)], ids=["sequences", "images"])
+    def test_pytorch_over_steps_then_evaluation(self, shape):
         torch = pytest.importorskip("torch")
         layer = filled(BatchNormalization(momentum=0.9), normal(3, 4))
         layer.load_state_dict(layer.state_dict() | {"moving_mean": np.zeros(4)})
-        theirs = torch.nn.BatchNorm1d(4, eps=1e-3, momentum=0.1)
+        kind = torch.nn.BatchNorm1d if len(shape) == 3 else torch.nn.BatchNorm2d
+        theirs = kind(4, eps=1e-3, momentum=0.1)
         state = {name: torch.tensor(v) for name, v in layer.state_dict().items()}
         theirs.load_state_dict(
             {"weight": state["gamma"], "bias": state["beta"], "running_mean": state["moving_mean"],
@@ -61,11 +64,11 @@ class TestBatchNormalization:
         for step in range(4):
             if step == 3:
                 layer.eval(), theirs.eval()
-            x, weight = normal(6, 5, 4) * 2 + 1, normal(6, 5, 4)
+            x, weight = normal(*shape) * 2 + 1, normal(*shape)
             a, b = md.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
             for p in [*layer.parameters(), *theirs.parameters()]:
                 p.grad = None
-            out, expected = layer(a), theirs(b.mT).mT
+            out, expected = layer(a), theirs(b.movedim(-1, 1)).movedim(1, -1)
             out.backward(md.tensor(weight))
             expected.backward(torch.tensor(weight))
             np.testing.assert_allclose(out.numpy(), expected.detach(), rtol=1e-5, atol=1e-5)
@@ -79,6 +82,26 @@ class TestBatchNormalization:
                     theirs.running_var += 0.1 * (b.reshape(-1, 4).var(0, correction=0) - unbiased)
             np.testing.assert_allclose(layer.moving_mean, theirs.running_mean, rtol=1e-5)
             np.testing.assert_allclose(layer.moving_variance, theirs.running_var, rtol=1e-5)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_pytorch_gradient_penalty(self, training):
+        """Second order, on images: the gradients of |d sum(sin(norm(x)))/dx|^2."""
+        torch = pytest.importorskip("torch")
+        layer = filled(BatchNormalization(), normal(3, 4)).astype("float64").train(training)
+        theirs = torch.nn.BatchNorm2d(4, eps=1e-3, dtype=torch.float64).train(training)
+        theirs.load_state_dict(
+            {key: torch.tensor(v) for key, v in to_pytorch(layer).items()}, False
+        )
+        x = normal(3, 5, 6, 4).astype(float)
+        a, b = md.tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+        (g,) = md.grad(md.sum(md.sin(layer(a))), [a], create_graph=True)
+        out = torch.sin(theirs(b.movedim(-1, 1)))
+        (h,) = torch.autograd.grad(out.sum(), b, create_graph=True)
+        md.sum(g * g).backward()
+        (h * h).sum().backward()
+        for mine, their in [(a, b), (layer.gamma, theirs.weight), (layer.beta, theirs.bias)]:
+            expected = their.grad.numpy()
+            np.testing.assert_allclose(mine.grad, expected, atol=1e-9 * abs(expected).max())
 
     def test_buffers_are_rebound_and_old_graphs_stay_right(self):
         layer = filled(Sequential([Dense(4, input_size=3), BatchNormalization()]), normal(2, 3))

@@ -1,4 +1,4 @@
-"""Pooling in windows and over whole sequences, beside loops and PyTorch."""
+"""Pooling in windows and of whole sequences and images, beside loops. PyTorch: ops/test_pooling."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,13 @@ from minidl import backend
 from minidl.errors import DtypeError, ShapeError
 from minidl.layers import (
     AveragePooling1D,
+    AveragePooling2D,
     GlobalAveragePooling1D,
+    GlobalAveragePooling2D,
     GlobalMaxPooling1D,
+    GlobalMaxPooling2D,
     MaxPooling1D,
+    MaxPooling2D,
 )
 
 rng = np.random.default_rng(0)
@@ -135,3 +139,37 @@ class TestWhole:
             kind()(normal(2, 4, 1), np.ones((2, 3), bool))
         with pytest.raises(DtypeError, match=r"expected booleans .True = keep., got int64"):
             kind()(normal(2, 4, 1), np.ones((2, 4), np.int64))
+
+
+class TestImages:
+    @pytest.mark.parametrize("kind, reduce", [(MaxPooling2D, np.max), (AveragePooling2D, np.mean)])
+    @pytest.mark.parametrize("padding", ["valid", "same"])
+    @pytest.mark.parametrize("size, stride", [(2, None), ((3, 2), 1), ((1, 4), (2, 3))])
+    def test_against_a_loop(self, kind, reduce, padding, size, stride, device):
+        x = normal(2, 7, 6, 2)
+        out = kind(size, stride, padding)(md.tensor(x, device=device)).numpy()
+        (rows, columns), strides = np.broadcast_to(size, 2), np.broadcast_to(stride or size, 2)
+        for b, c in np.ndindex(2, 2):
+            seen = [  # the windows of rows, and in each those of columns
+                windows(np.stack(part, 1), columns, strides[1], padding)
+                for part in windows(x[b, :, :, c], rows, strides[0], padding)
+            ]
+            expected = [[reduce(w) for w in line] for line in seen]
+            np.testing.assert_allclose(out[b, :, :, c], expected, rtol=1e-5, atol=1e-6)
+
+    def test_of_the_whole(self, device):
+        x = normal(3, 4, 5, 2)
+        for kind, reduce in ((GlobalMaxPooling2D, np.max), (GlobalAveragePooling2D, np.mean)):
+            out = kind()(md.tensor(x, device=device)).numpy()
+            np.testing.assert_allclose(out, reduce(x, axis=(1, 2)), rtol=1e-5, atol=1e-6)
+            kept = kind(keepdims=True)(md.tensor(x, device=device)).numpy()
+            np.testing.assert_array_equal(kept[:, 0, 0], out)
+
+    def test_ties_of_the_whole_share(self, device):
+        x = md.tensor(np.ones((1, 2, 2, 1)), requires_grad=True, device=device)
+        md.sum(GlobalMaxPooling2D()(x)).backward()
+        assert x.grad.numpy().ravel().tolist() == [0.25] * 4
+
+    def test_errors(self):
+        with pytest.raises(ShapeError, match=r"GlobalMaxPooling2D: x: expected .batch, height, w"):
+            GlobalMaxPooling2D()(normal(2, 3, 4))

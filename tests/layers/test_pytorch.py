@@ -17,12 +17,17 @@ from minidl.layers import (
     BatchNormalization,
     Bidirectional,
     Conv1D,
+    Conv1DTranspose,
+    Conv2D,
+    Conv2DTranspose,
     Dense,
+    DepthwiseConv2D,
     Embedding,
     GroupNormalization,
     LayerNormalization,
     MultiHeadAttention,
     PReLU,
+    SeparableConv2D,
     Sequential,
     SimpleRNN,
     StackedRNN,
@@ -51,6 +56,30 @@ def conv(options, **theirs):
         module = nn.Conv1d(4, 6, 3, bias=options.get("use_bias", True), **theirs)
         whole = nn.Sequential(module, nn.ReLU()) if "activation" in options else module
         return ours, module, channels_first(whole), [normal(3, 11, 4)]
+
+    return make
+
+
+def of_images(ours, *theirs):
+    """Pairs of layers on images of four channels; PyTorch's modules in a row."""
+
+    def make():
+        module = theirs[0]() if len(theirs) == 1 else nn.Sequential(*(make() for make in theirs))
+        return ours(), module, images_first(module), [normal(2, 7, 6, 4)]
+
+    return make
+
+
+def images_first(module):
+    """`module`, of (batch, channels, height, width), on (batch, height, width, channels)."""
+    return lambda x: module(x.movedim(-1, 1)).movedim(1, -1)
+
+
+def conv_transpose(theirs, **options):
+    def make():
+        ours = Conv1DTranspose(6, 3, input_size=4, **options)
+        module = nn.ConvTranspose1d(4, 6, 3, **theirs)
+        return ours, module, channels_first(module), [normal(3, 5, 4)]
 
     return make
 
@@ -125,6 +154,12 @@ def batch_norm():
     return BatchNormalization(momentum=0.9, input_size=4), theirs, theirs, [normal(8, 4)]
 
 
+def batch_norm_of_images():
+    theirs = nn.BatchNorm2d(4, eps=1e-3)
+    ours = BatchNormalization(momentum=0.9, input_size=4)
+    return ours, theirs, images_first(theirs), [normal(3, 5, 6, 4)]
+
+
 def group_norm():
     theirs = nn.GroupNorm(2, 6, eps=1e-3)
     ours = GroupNormalization(2, input_size=6)
@@ -175,9 +210,44 @@ PAIRS = {
         {"strides": 2, "dilation_rate": 2, "groups": 2, "padding": 3},
         stride=2, dilation=2, groups=2, padding=3,
     ),
+    "Conv2d": of_images(
+        lambda: Conv2D(6, (3, 2), input_size=4), lambda: nn.Conv2d(4, 6, (3, 2))
+    ),
+    "Conv2d all": of_images(
+        lambda: Conv2D(
+            6, 3, (2, 1), (2, 1), (1, 2), groups=2, use_bias=False, input_size=4
+        ),
+        lambda: nn.Conv2d(4, 6, 3, (2, 1), (2, 1), (1, 2), groups=2, bias=False),
+    ),
+    "Conv2d same": of_images(
+        lambda: Conv2D(6, (3, 5), padding="same", input_size=4),
+        lambda: nn.Conv2d(4, 6, (3, 5), padding="same"),
+    ),
+    "Conv2d of each channel": of_images(
+        lambda: DepthwiseConv2D((3, 2), 2, 1, depth_multiplier=3, input_size=4),
+        lambda: nn.Conv2d(4, 12, (3, 2), 2, 1, groups=4),
+    ),
+    "Conv2d of each channel, then of size 1": of_images(
+        lambda: SeparableConv2D(5, 3, padding=1, depth_multiplier=2, input_size=4),
+        lambda: nn.Conv2d(4, 8, 3, padding=1, groups=4, bias=False),
+        lambda: nn.Conv2d(8, 5, 1),
+    ),
+    "ConvTranspose1d": conv_transpose({}),
+    "ConvTranspose1d all": conv_transpose(
+        {"stride": 3, "padding": 2, "output_padding": 1, "dilation": 2, "groups": 2},
+        strides=3, padding=2, output_padding=1, dilation_rate=2, groups=2,
+    ),
+    "ConvTranspose2d": of_images(
+        lambda: Conv2DTranspose(6, 4, 2, 1, input_size=4), lambda: nn.ConvTranspose2d(4, 6, 4, 2, 1)
+    ),
+    "ConvTranspose2d all": of_images(
+        lambda: Conv2DTranspose(6, 3, 2, 1, (1, 0), (1, 2), 2, use_bias=False, input_size=4),
+        lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, (1, 0), 2, False, (1, 2)),
+    ),
     "Embedding": embedding,
     "LayerNorm": layer_norm,
     "BatchNorm1d": batch_norm,
+    "BatchNorm2d": batch_norm_of_images,
     "GroupNorm": group_norm,
     "PReLU": prelu,
     "RNN": recurrent(SimpleRNN, nn.RNN),

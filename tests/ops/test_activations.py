@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 import scipy.special
+from hypothesis import given
+from hypothesis import strategies as st
 
 import minidl as md
+from minidl.ops.activations import gate
 
 FAR = np.array([-1000.0, -100.0, -20.0, 0.0, 20.0, 100.0, 1000.0])
 
@@ -54,6 +57,37 @@ def test_leaky_relu(slope):
     out = md.leaky_relu(md.tensor(x), slope).numpy()
     np.testing.assert_array_equal(out, np.where(x > 0, x, slope * x))
     np.testing.assert_array_equal(gradient(lambda x: md.leaky_relu(x, slope), x), [slope, slope, 1])
+
+
+@pytest.mark.parametrize("size", [10, 5000])
+def test_relu_of_few_and_of_many(size, device):
+    """Large arrays take another way on NumPy."""
+    x = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    x[:4] = [np.nan, np.inf, -np.inf, 0]
+    before = x.copy()
+    out = md.relu(md.tensor(x, device=device)).numpy()
+    np.testing.assert_array_equal(out, np.where(np.isnan(x), x, np.where(x > 0, x, 0)))
+    np.testing.assert_array_equal(x, before)
+    assert md.relu(np.full(size, -3)).dtype.kind == "i"
+
+
+@given(st.floats(-2, 3, width=32), st.integers(0, 1000))
+def test_gradient_of_leaky_relu_is_exact(slope, seed):
+    """The gradient itself where x > 0, up to rounding: of any slope up to 1, to the bit."""
+    g = np.random.default_rng(seed).normal(size=50).astype(np.float32)
+    x = np.random.default_rng(seed + 1).normal(size=50).astype(np.float32)
+    found = gate(g, x, slope)
+    np.testing.assert_allclose(found, np.where(x > 0, g, np.float32(slope) * g), rtol=4e-7)
+    if 0 <= slope <= 1:
+        np.testing.assert_array_equal(found[x > 0], g[x > 0])
+
+
+def test_a_gradient_of_a_gradient_stays_fused():
+    x = md.tensor(np.array([-1.0, 2.0]), requires_grad=True)
+    w = md.tensor(np.array([3.0, 4.0]), requires_grad=True)
+    (g,) = md.grad(md.leaky_relu(x, 0.5), [x], w, create_graph=True)
+    assert g.tolist() == [1.5, 4] and g._node.op is gate and g._node.parents == (w._node,)
+    assert md.grad(g, [w], md.ones_like(g))[0].tolist() == [0.5, 1]
 
 
 def test_leaky_relu_of_slope_0_keeps_infinity():

@@ -6,8 +6,8 @@ import pytest
 import minidl as md
 from minidl import ops
 from minidl.errors import ShapeError
-from minidl.ops import convolution
-from minidl.ops.convolution import conv1d, conv1d_definition
+from minidl.ops import convolution, windows
+from minidl.ops.convolution import conv1d, convolution_definition
 
 
 def normal(*shape, seed=0, dtype=np.float64):
@@ -25,7 +25,7 @@ def arrays(batch, time, size, groups, channels=2, filters=3, dtype=np.float64):
 def both(inputs, **options):
     """Output and gradients of the op and of its definition, for one random cotangent."""
     results = []
-    for function in (conv1d, conv1d_definition):
+    for function in (conv1d, convolution_definition):
         tensors = [md.tensor(a, requires_grad=True) for a in inputs]
         out = function(*tensors, **options)
         cotangent = md.tensor(normal(*out.shape, seed=3, dtype=inputs[0].dtype))
@@ -114,11 +114,11 @@ def test_blocks_and_halves_do_not_matter(groups, stride, block, monkeypatch):
     inputs = arrays(7, 9, 3, groups)
     options = {"stride": stride, "padding": "same", "groups": groups, "activation": "relu"}
     whole, _ = both(inputs, **options)
-    monkeypatch.setattr(convolution, "BLOCK", block)
-    monkeypatch.setattr(convolution, "SPLIT", 1)
+    monkeypatch.setattr(windows, "BLOCK", block)
+    monkeypatch.setattr(windows, "SPLIT", 1)
     calls = []
-    in_two = convolution.in_two
-    monkeypatch.setattr(convolution, "in_two", lambda *f: calls.append(f) or in_two(*f))
+    in_two = windows.in_two
+    monkeypatch.setattr(windows, "in_two", lambda *f: calls.append(f) or in_two(*f))
     for threads in (1, 2):
         with md.threads(threads):
             parts, _ = both(inputs, **options)
@@ -165,7 +165,7 @@ def test_empty_arrays(batch, time, channels, filters):
 def test_a_gradient_penalty_is_that_of_the_definition(options):
     inputs = arrays(2, 6, 3, options.get("groups", 1))
     results = []
-    for function in (conv1d, conv1d_definition):
+    for function in (conv1d, convolution_definition):
         tensors = [md.tensor(a, requires_grad=True) for a in inputs]
         out = function(*tensors, activation="relu", **options)
         slopes = md.grad((out * out).sum(), tensors, create_graph=True)
@@ -197,7 +197,7 @@ def test_unneeded_gradients_cost_nothing(monkeypatch):
     def refuse(*args):
         raise AssertionError("computed the input's gradient")
 
-    monkeypatch.setattr(convolution, "input_gradient", refuse)
+    monkeypatch.setattr(convolution, "transpose", refuse)
     for activation in (None, "relu"):
         md.grad(conv1d(x, kernel, bias, activation=activation).sum(), [kernel])
 

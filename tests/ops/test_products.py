@@ -68,7 +68,12 @@ def test_matmul_names_what_does_not_fit(x, y, words):
 
 @pytest.mark.parametrize(
     ("x", "y"),
-    [((301, 200), (200, 101)), ((3, 100, 200), (200, 120)), ((5, 80, 200), (5, 200, 90))],
+    [
+        ((301, 200), (200, 101)),
+        ((101, 200), (200, 301)),
+        ((3, 100, 200), (200, 120)),
+        ((5, 80, 200), (5, 200, 90)),
+    ],
 )
 def test_a_large_product_is_the_same_on_any_number_of_threads(x, y, monkeypatch):
     x, y = normal(*x, dtype=np.float32), normal(*y, seed=1, dtype=np.float32)

@@ -47,6 +47,15 @@ def test_every_public_op_has_samples():
     assert [n for n in minidl.ops.__all__ if id(getattr(minidl.ops, n)) not in known] == []
 
 
+def test_every_op_without_rules_says_so():
+    silent = [op.__name__ for op in primitives() if op.constant == bool(op.differentiable)]
+    assert silent == []
+
+
+def primitives():
+    return {v for module in MODULES for v in vars(module).values() if isinstance(v, Primitive)}
+
+
 def test_every_rule_is_reached():
     """Every primitive with rules is in the graph of some registered op, or of its gradient."""
     reached = set()
@@ -58,5 +67,4 @@ def test_every_rule_is_reached():
                 weights = [y.detach() for y in outputs]
                 found = gradients(outputs, leaves, weights, create_graph=True)
                 reached |= {node.op.__name__ for node in nodes([*outputs, *found])}
-    made = {v for module in MODULES for v in vars(module).values() if isinstance(v, Primitive)}
-    assert {op.__name__ for op in made if op.differentiable} - reached == set()
+    assert {op.__name__ for op in primitives() if op.differentiable} - reached == set()

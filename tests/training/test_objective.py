@@ -85,7 +85,7 @@ class TestSeveralOutputs:
         squares = [np.square(model(*b.inputs)["hidden"].numpy()).mean(1) for b in batches]
         assert found["hidden_loss"] == pytest.approx(np.concatenate(squares).mean(), rel=1e-5)
         assert found["loss"] == pytest.approx(found["tags_loss"] + 0.5 * found["hidden_loss"])
-        with pytest.raises(ValueError, match="targets: expected one for .* 'hidden', got tags"):
+        with pytest.raises(ValueError, match=r"targets: expected one for .* 'hidden', got tags"):
             md.evaluate(model, {**small, "hidden": MeanSquaredError()}, data)
 
     def test_the_gradient_is_of_the_weighted_sum(self):

@@ -21,8 +21,6 @@ from minidl.functional.losses.checks import (
 from minidl.graph import Tensor, unwrap
 from minidl.samples import Draw, call, samples
 
-MINING = ("batch-all", "batch-hard", "semi-hard")
-
 # --- Triplets -------------------------------------------------------------------------------------
 
 
@@ -56,42 +54,42 @@ def batch_triplet(
     squared: bool = False,
 ) -> Tensor:
     """max(0, margin + d(anchor, positive) - d(anchor, negative)) for triplets found in the batch:
-    every item is an anchor, those of its label are positives, those of another negatives.
+    every item is an anchor, the others of its label are positives, those of another negatives.
 
     embeddings: (n, d); labels: any integers (n,); mask: (n,). d is the distance, `squared` or not.
     margin "soft": log(1 + exp(d - d)) instead, which has no margin. mining:
 
     * "batch-all": all triplets. The mean is over those whose loss is not 0 (Hermans et al. 2017,
-      eq. 6 and the end of section 2); reduction "none" gives (anchor, positive, negative).
-    * "batch-hard": each anchor with its farthest positive and its nearest negative (eq. 5). The
-      mean is over anchors that have both; "none" gives (n,).
+      eq. 6 and the end of section 2).
+    * "batch-hard": each anchor with its farthest positive and its nearest negative (eq. 5); those
+      that are equally far share the gradient. The mean is over anchors that have both.
     * "semi-hard": each anchor and positive with the nearest negative that is farther away than the
-      positive, or where there is none with the farthest (Schroff et al. 2015, section 3.2). The
-      mean is over those pairs; "none" gives (anchor, positive).
+      positive, or where there is none with the farthest, the first of equals (Schroff et al. 2015,
+      section 3.2). The mean is over those pairs.
 
-    Of several that are equally near or far, each has an equal share in the gradient. The mean of
-    nothing is 0. Raises ShapeError and DtypeError for other arguments, ValueError for another
-    mining or margin.
+    The mean of nothing is 0. reduction "none" gives (n,): each anchor's losses, summed. Raises
+    ShapeError and DtypeError for other arguments, ValueError for another mining or margin.
     """
-    losses, counted, dtype = _mined(embeddings, labels, mask, margin, mining, squared)
-    return reduced(losses, counted, reduction, dtype)
+    losses, counts, dtype = _mined(embeddings, labels, mask, margin, mining, squared)
+    return reduced(losses, None, reduction, dtype, weights=counts)
 
 
 def batch_triplet_count(
     embeddings: Any, labels: Any, mask: Any, margin: float | str, mining: str, squared: bool
 ) -> Any:
-    """What the mean of `batch_triplet` divides by."""
-    _, counted, _ = _mined(unwrap(embeddings), labels, mask, margin, mining, squared)
-    return counted.sum()
+    """What the mean of `batch_triplet` divides by: 1 at least, so that an epoch in which no triplet
+    is left has the loss 0."""
+    _, counts, _ = _mined(unwrap(embeddings), labels, mask, margin, mining, squared)
+    return namespace(counts).maximum(counts.sum(), 1)
 
 
 def _mined(
     embeddings: Any, labels: Any, mask: Any, margin: float | str, mining: str, squared: bool
 ) -> tuple[Any, Array, Any]:
-    """The losses, 0 where there are none; where there are; the dtype of what comes of them."""
+    """Each anchor's losses, summed, (n,); over how many, (n,); the dtype of what comes of them."""
     name = "batch_triplet"
-    if mining not in MINING:
-        raise ValueError(f"{name}: mining: expected one of {', '.join(MINING)}, got {mining!r}")
+    if mining not in _MINERS:
+        raise ValueError(f"{name}: mining: expected one of {', '.join(_MINERS)}, got {mining!r}")
     if isinstance(margin, str) and margin != "soft":
         raise ValueError(f"{name}: margin: expected a number or 'soft', got {margin!r}")
     embeddings = as_data(embeddings)
@@ -102,42 +100,64 @@ def _mined(
     real = xp.ones(labels.shape, dtype=bool)
     if mask is not None:
         x, real = ops.where(mask[:, None], x, 0.0), mask
+    if not len(labels):  # nothing to take a maximum of
+        return ops.sum(x, axis=-1), real.astype(np.int64), embeddings.dtype
     both = real[:, None] & real
     alike = labels[:, None] == labels
     positive = alike & both & ~xp.eye(len(labels), dtype=bool)
-    if not len(labels):
-        return ops.sum(x, axis=-1), real, embeddings.dtype  # nothing to take a maximum of
-    mine = {"batch-all": _batch_all, "batch-hard": _batch_hard, "semi-hard": _semi_hard}[mining]
-    excess, counted = mine(pairwise_distances(x, squared=squared), positive, ~alike & both)
-    excess = ops.where(counted, excess, 0.0)
-    losses = ops.softplus(excess) if margin == "soft" else ops.relu(excess + margin)
-    if mining == "batch-all":
-        counted = counted & (unwrap(losses) > 0)
-    return ops.where(counted, losses, 0.0), counted, embeddings.dtype
+    distances = pairwise_distances(x, squared=squared)
+    return *_MINERS[mining](distances, positive, ~alike & both, margin), embeddings.dtype
 
 
-# Each: d(anchor, positive) - d(anchor, negative), and where there is such a triplet. Distances are
-# (n, n), as the booleans `positive` and `negative`: rows are anchors.
+# Each: the sum of an anchor's losses and their number, (n,). Distances are (n, n), as the booleans
+# `positive` and `negative`: rows are anchors.
 
 
-def _batch_all(distances: Any, positive: Array, negative: Array) -> tuple[Any, Array]:
-    excess = ops.expand_dims(distances, 2) - ops.expand_dims(distances, 1)
-    return excess, positive[:, :, None] & negative[:, None, :]
+def _batch_all(
+    distances: Any, positive: Array, negative: Array, margin: float | str
+) -> tuple[Any, Array]:
+    triplets = positive[:, :, None] & negative[:, None, :]  # anchor, positive, negative
+    if margin == "soft":
+        excess = ops.expand_dims(distances, 2) - ops.expand_dims(distances, 1)
+        return ops.sum(_losses(excess, triplets, margin), axis=(1, 2)), triplets.sum(axis=(1, 2))
+    d = unwrap(distances)
+    active = triplets & (d[:, :, None] + margin > d[:, None, :])
+    # Each loss is linear where it is not 0: how many a distance stands in is all that is needed.
+    near, far = active.sum(axis=2), active.sum(axis=1)
+    losses = (distances + margin) * near - distances * far
+    return ops.sum(losses, axis=1), near.sum(axis=1)
 
 
-def _batch_hard(distances: Any, positive: Array, negative: Array) -> tuple[Any, Array]:
+def _batch_hard(
+    distances: Any, positive: Array, negative: Array, margin: float | str
+) -> tuple[Any, Array]:
     farthest = ops.max(ops.where(positive, distances, 0.0), axis=1)
     nearest = ops.min(ops.where(negative, distances, np.inf), axis=1)
-    return farthest - nearest, positive.any(axis=1) & negative.any(axis=1)
+    counted = positive.any(axis=1) & negative.any(axis=1)
+    return _losses(farthest - nearest, counted, margin), counted.astype(np.int64)
 
 
-def _semi_hard(distances: Any, positive: Array, negative: Array) -> tuple[Any, Array]:
-    d = unwrap(distances)
+def _semi_hard(
+    distances: Any, positive: Array, negative: Array, margin: float | str
+) -> tuple[Any, Array]:
+    xp, d = namespace(positive), unwrap(distances)
     farther = negative[:, None, :] & (d[:, None, :] > d[:, :, None])  # anchor, positive, negative
-    nearest = ops.min(ops.where(farther, ops.expand_dims(distances, 1), np.inf), axis=2)
-    farthest = ops.max(ops.where(negative, distances, 0.0), axis=1, keepdims=True)
-    other = ops.where(farther.any(axis=2), nearest, farthest)
-    return distances - other, positive & negative.any(axis=1)[:, None]
+    nearest = xp.where(farther, d[:, None, :], np.inf).argmin(axis=2)
+    farthest = xp.where(negative, d, -np.inf).argmax(axis=1)
+    chosen = xp.where(farther.any(axis=2), nearest, farthest[:, None])
+    counted = positive & negative.any(axis=1)[:, None]
+    excess = distances - ops.take_along_axis(distances, chosen, axis=1)
+    return ops.sum(_losses(excess, counted, margin), axis=1), counted.sum(axis=1)
+
+
+def _losses(excess: Any, counted: Array, margin: float | str) -> Any:
+    """Of d(anchor, positive) - d(anchor, negative); 0 where it does not count."""
+    excess = ops.where(counted, excess, 0.0)
+    losses = ops.softplus(excess) if margin == "soft" else ops.relu(excess + margin)
+    return ops.where(counted, losses, 0.0)
+
+
+_MINERS = {"batch-all": _batch_all, "batch-hard": _batch_hard, "semi-hard": _semi_hard}
 
 
 # --- Centres --------------------------------------------------------------------------------------
@@ -203,7 +223,7 @@ def _triplets(mining: str):
         )  # fmt: skip
 
 
-for _mining in MINING:
+for _mining in _MINERS:
     _triplets(_mining)
 
 

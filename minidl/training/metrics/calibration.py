@@ -19,7 +19,7 @@ class Reliability(NamedTuple):
 
     confidence: np.ndarray
     accuracy: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
 
 
 class ExpectedCalibrationError(Metric):

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 import minidl as md
 from minidl import functional
 from minidl.errors import DtypeError, ShapeError
-from minidl.functional.losses.metric_learning import MINING, batch_triplet_count
+from minidl.functional.losses.metric_learning import _MINERS, batch_triplet_count
 from minidl.testing import check_gradients, strict
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(9, 3))
 LABELS = np.array([7, -2, 7, 0, 0, -2, 7, 0, 5])  # 5 has no positive
-EACH = pytest.mark.parametrize("mining", MINING)
+EACH = pytest.mark.parametrize("mining", _MINERS)
 
 
 def excesses(x, labels, mining, squared=False):
@@ -60,9 +60,9 @@ class TestTriplets:
         expected, count = mean_by_loops(x, labels, mining, margin, squared)
         options = {"margin": margin, "mining": mining, "squared": squared}
         assert float(functional.batch_triplet(x, labels, **options)) == pytest.approx(expected)
-        assert batch_triplet_count(x, labels, None, **options) == count
-        total = functional.batch_triplet(x, labels, reduction="sum", **options)
-        assert float(total) == pytest.approx(expected * count)
+        assert batch_triplet_count(x, labels, None, **options) == max(1, count)
+        each = functional.batch_triplet(x, labels, reduction="none", **options)
+        assert each.shape == (n,) and float(np.sum(each)) == pytest.approx(expected * count)
 
     def test_gradients_to_second_order(self, mining, device):
         for margin in (1.0, "soft"):

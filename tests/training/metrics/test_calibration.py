@@ -49,7 +49,7 @@ def test_what_is_drawn_from_its_own_probabilities_is_calibrated():
 
 def test_reliability():
     metric = ExpectedCalibrationError(4)
-    assert not metric.reliability().count.any()
+    assert not metric.reliability().counts.any()
     p = np.array([[0.5, 0.5], [0.6, 0.4], [0.7, 0.3], [0.1, 0.9]])
     metric.update_state(np.array([0, 0, 1, 1]), p)
     confidence, accuracy, count = metric.reliability()
