@@ -310,8 +310,8 @@ class Tensor:
 
 
 class Parameter(Tensor):
-    """A tensor that is trained: a leaf with a name, and perhaps a regularizer and a constraint, from
-    its layer. constraint: what it must be after each step, see `minidl.constraints`."""
+    """A tensor that is trained: a leaf with a name, and from its layer perhaps a regularizer, and a
+    constraint, what it must be after each step (see `minidl.constraints`)."""
 
     __slots__ = ("_regularizer", "constraint", "name")
 

@@ -34,10 +34,31 @@ def matmul(x: Any, y: Any) -> Any:
     ShapeError for 0-d arguments, unequal inner sides, and batches that do not broadcast.
     """
     _check_matmul(getattr(x, "shape", ()), getattr(y, "shape", ()))
-    if y.ndim == 2 and x.ndim > 2:  # one large product, not a batch of small ones
-        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        return _product(rows, y).reshape(*x.shape[:-1], y.shape[-1])
-    return namespace(x).matmul(x, y) if y.ndim == 1 or x.ndim == 1 else _product(x, y)
+    return namespace(x).matmul(x, y) if y.ndim == 1 or x.ndim == 1 else _merged(x, y)
+
+
+# Where a rule wants a transposed matrix there is an op that takes it as it is, so that a gradient
+# lies in memory as its argument does: sums of gradients in two orders cost several times as much.
+
+
+@primitive
+def _matmul_nt(x, y):
+    """x @ y.mT, of two or more axes each."""
+    return _merged(x, y.mT)
+
+
+@primitive
+def _matmul_tn(x, y):
+    """x.mT @ y, of two or more axes each."""
+    return _product(x.mT, y)
+
+
+def _merged(x: Any, y: Any) -> Any:
+    """x @ y; of a batch with one matrix as one large product, not as many small ones."""
+    if y.ndim > 2 or x.ndim == 2:
+        return _product(x, y)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return _product(rows, y).reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _check_matmul(x: tuple[int, ...], y: tuple[int, ...]) -> None:
@@ -96,19 +117,29 @@ def _matmul_vjp_x(g, y, x_shape, y_shape):
         return g[..., None] * y
     if len(x_shape) == 1:
         return matmul(y, g[..., None])[..., 0]
-    return matmul(g, y.mT)
+    return _matmul_nt(g, y)
 
 
 def _matmul_vjp_y(g, x, x_shape, y_shape):
     if len(x_shape) == 1:
         return g[..., None] * x if len(y_shape) == 1 else x[:, None] * g[..., None, :]
-    if len(y_shape) <= 2 < len(x_shape):  # the sum over the batch is part of one product
+    if len(y_shape) == 1:
         rows = math.prod(x_shape[:-1])
-        x, g = reshape(x, (rows, x_shape[-1])), reshape(g, (rows, *y_shape[1:]))
-    return matmul(x.mT, g)
+        return matmul(reshape(x, (rows, x_shape[-1])).mT, reshape(g, (rows,)))
+    return _of_one(x, g, len(y_shape))
+
+
+def _of_one(x, y, ndim):
+    """x.mT @ y; for `ndim` 2 the sum over the batch is part of one product."""
+    if ndim == 2 < len(x.shape):
+        rows = math.prod(x.shape[:-1])
+        x, y = reshape(x, (rows, x.shape[-1])), reshape(y, (rows, y.shape[-1]))
+    return _matmul_tn(x, y)
 
 
 matmul.defvjp(x=_matmul_vjp_x, y=_matmul_vjp_y)
+_matmul_nt.defvjp(x=lambda g, y: matmul(g, y), y=lambda g, x, y_shape: _of_one(g, x, len(y_shape)))
+_matmul_tn.defvjp(x=lambda g, y: _matmul_nt(y, g), y=lambda g, x: matmul(x, g))
 
 
 @samples(matmul)
@@ -118,6 +149,15 @@ def _(draw: Draw):
     x = draw.choice([(k,), (m, k), (*left, m, k)])
     y = draw.choice([(k,), (k, n), (*right, k, n)])
     return call(draw.array(x), draw.array(y))
+
+
+@samples(_matmul_nt)
+@samples(_matmul_tn)
+def _(draw: Draw):
+    side = draw.integer(0, 3)
+    left, right = draw.broadcast_shapes(2, max_dims=2, max_side=2)
+    x = draw.choice([(side, side), (*left, side, side)])
+    return call(draw.array(x), draw.array(draw.choice([(side, side), (*right, side, side)])))
 
 
 def dot(x: Any, y: Any) -> Any:

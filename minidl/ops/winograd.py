@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,8 @@ class Winograd:
         self.tiles = tuple(
             _whole(n, d) // (2 * d) for n, d in zip(self.steps, self.dilations, strict=True)
         )
+        halves = range(2, 3 * self.n + 1, 3)
+        self._halves_first = [*halves, *(i for i in range(3 * self.n + 2) if i not in halves)]
         if kernel is not None:
             for axis in range(self.n):
                 kernel = _map_kernel(kernel, axis)
@@ -132,10 +135,8 @@ class Winograd:
 
     def _split(self, x: Any, tiles: tuple[int, ...]) -> Any:
         """A view in tiles of (items, ..., channels), whose sides are whole tiles."""
-        sides = (s for t, d in zip(tiles, self.dilations, strict=True) for s in (t, 2, d))
-        x = x.reshape(x.shape[0], *sides, x.shape[-1])
-        halves = range(2, x.ndim - 1, 3)
-        return x.transpose(*halves, *(i for i in range(x.ndim) if i not in halves))
+        sides = [s for t, d in zip(tiles, self.dilations, strict=True) for s in (t, 2, d)]
+        return x.reshape(x.shape[0], *sides, x.shape[-1]).transpose(self._halves_first)
 
     def _untiled(self, x: Any, before: tuple[int, ...], lengths: tuple[int, ...], out: Any) -> Any:
         """The entries that `_tiled` put into tiles, in `out`."""
@@ -165,50 +166,50 @@ class Winograd:
 # --- The maps of kernel, input and products along an axis, and their transposes -------------------
 
 
-def _at(axis: int, index: Any, tile_axis: int | None = None, tiles: Any = None) -> tuple:
-    """The index that takes `index` along one axis, and `tiles` along another that lies behind."""
-    place = (slice(None),) * axis + (index,)
-    if tile_axis is None:
-        return place
-    return place + (slice(None),) * (tile_axis - axis - 1) + (tiles,)
+@cache
+def _along(axis: int, count: int) -> list[tuple]:
+    """The indices of the `count` parts along an axis."""
+    return [(slice(None),) * axis + (i,) for i in range(count)]
+
+
+@cache
+def _four(axis: int, tiles: int) -> list[tuple]:
+    """The indices of x0 to x3 of each tile, of which the next tile has the last two."""
+    between = (slice(None),) * (tiles - axis - 1)
+    this, following = slice(None, -1), slice(1, None)
+    return [(*_along(axis, 2)[i], *between, part) for part in (this, following) for i in (0, 1)]
 
 
 def _map_kernel(k: Any, axis: int) -> Any:
-    k0, k1, k2 = (k[_at(axis, i)] for i in range(3))
+    k0, k1, k2 = (k[i] for i in _along(axis, 3))
     middle, ends = k1 * 0.5, (k0 + k2) * 0.5
     return np.stack([k0, ends + middle, ends - middle, k2], axis=axis)
 
 
 def _map_kernel_transposed(m: Any, axis: int) -> Any:
-    m0, m1, m2, m3 = (m[_at(axis, i)] for i in range(4))
+    m0, m1, m2, m3 = [m[i] for i in _along(axis, 4)]
     ends = (m1 + m2) * 0.5
     return np.stack([m0 + ends, (m1 - m2) * 0.5, ends + m3], axis=axis)
 
 
-def _four(x: Any, axis: int, tiles: int) -> list:
-    """x0 to x3 of each tile, of which the next tile has the last two."""
-    this, following = slice(None, -1), slice(1, None)
-    return [x[_at(axis, i, tiles, which)] for which in (this, following) for i in (0, 1)]
-
-
 def _map_input(x: Any, axis: int, tiles: int) -> Any:
-    x0, x1, x2, x3 = _four(x, axis, tiles)
+    x0, x1, x2, x3 = [x[i] for i in _four(axis, tiles)]
     shape = (*x.shape[:axis], 4, *x.shape[axis + 1 : tiles], x.shape[tiles] - 1)
     out = np.empty((*shape, *x.shape[tiles + 1 :]), x.dtype)
-    np.subtract(x0, x2, out=out[_at(axis, 0)])
-    np.add(x1, x2, out=out[_at(axis, 1)])
-    np.subtract(x2, x1, out=out[_at(axis, 2)])
-    np.subtract(x1, x3, out=out[_at(axis, 3)])
+    m0, m1, m2, m3 = [out[i] for i in _along(axis, 4)]
+    np.subtract(x0, x2, out=m0)
+    np.add(x1, x2, out=m1)
+    np.subtract(x2, x1, out=m2)
+    np.subtract(x1, x3, out=m3)
     return out
 
 
 def _map_input_transposed(m: Any, axis: int, tiles: int) -> Any:
     shape = (*m.shape[:axis], 2, *m.shape[axis + 1 : tiles], m.shape[tiles] + 1)
     x = np.empty((*shape, *m.shape[tiles + 1 :]), m.dtype)
-    x0, x1, x2, x3 = _four(x, axis, tiles)
-    m0, m1, m2, m3 = (m[_at(axis, i)] for i in range(4))
-    for half in (0, 1):
-        x[_at(axis, half, tiles, -1)] = 0
+    x0, x1, x2, x3 = [x[i] for i in _four(axis, tiles)]
+    m0, m1, m2, m3 = [m[i] for i in _along(axis, 4)]
+    x[(slice(None),) * tiles + (-1,)] = 0
     x0[...] = m0
     np.subtract(m1, m2, out=x1)
     x1 += m3
@@ -221,8 +222,8 @@ def _map_input_transposed(m: Any, axis: int, tiles: int) -> Any:
 
 def _map_products(m: Any, axis: int) -> Any:
     y = np.empty((*m.shape[:axis], 2, *m.shape[axis + 1 :]), m.dtype)
-    y0, y1 = (y[_at(axis, i)] for i in range(2))
-    m0, m1, m2, m3 = (m[_at(axis, i)] for i in range(4))
+    y0, y1 = [y[i] for i in _along(axis, 2)]
+    m0, m1, m2, m3 = [m[i] for i in _along(axis, 4)]
     np.add(m0, m1, out=y0)
     y0 += m2
     np.subtract(m1, m2, out=y1)
@@ -231,10 +232,11 @@ def _map_products(m: Any, axis: int) -> Any:
 
 
 def _map_products_transposed(y: Any, axis: int) -> Any:
-    y0, y1 = (y[_at(axis, i)] for i in range(2))
+    y0, y1 = [y[i] for i in _along(axis, 2)]
     out = np.empty((*y.shape[:axis], 4, *y.shape[axis + 1 :]), y.dtype)
-    out[_at(axis, 0)] = y0
-    np.add(y0, y1, out=out[_at(axis, 1)])
-    np.subtract(y0, y1, out=out[_at(axis, 2)])
-    np.negative(y1, out=out[_at(axis, 3)])
+    m0, m1, m2, m3 = [out[i] for i in _along(axis, 4)]
+    m0[...] = y0
+    np.add(y0, y1, out=m1)
+    np.subtract(y0, y1, out=m2)
+    np.negative(y1, out=m3)
     return out
