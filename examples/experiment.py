@@ -110,11 +110,13 @@ class Experiment:
         batches: Iterable,
         callbacks: Sequence[md.callbacks.Callback] = (),
         settings: dict[str, Any] | None = None,
+        epochs: int | None = None,
         **options: Any,
     ) -> md.History:
         """`md.fit` with a checkpoint, from which `--resume` goes on.
 
         settings: what else the checkpoint of a run must agree in, fit for JSON: data, size, ...
+        epochs: where they are not those of the options.
         Raises Interrupted after Ctrl-C, once everything is saved.
         """
         size = sum(parameter.size for parameter in model.parameters())
@@ -127,7 +129,7 @@ class Experiment:
             loss,
             optimizer,
             batches,
-            epochs=self.options.epochs,
+            epochs=epochs or self.options.epochs,
             callbacks=[
                 *callbacks,
                 SameSettings(common | (settings or {})),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minidl as md
-from minidl.data import Batch, Batches, pad
+from minidl.data import Batch, Batches, balanced_class_weights, pad
 from minidl.errors import SerializationError, ShapeError
 
 SENTENCES = [[1, 2, 3], [4], [], [5, 6], [7, 8, 9, 10], [11, 12]]
@@ -15,6 +15,26 @@ TAGS = [[0, 1, 0], [1], [], [1, 1], [0, 0, 1, 1], [1, 0]]
 
 def lists(batches):
     return [[list(np.atleast_1d(part).ravel()) for part in batch.inputs] for batch in batches]
+
+
+class TestBalancedClassWeights:
+    def test_all_classes_weigh_the_same(self):
+        labels = np.array([0] * 6 + [1] * 3 + [3])
+        weights = balanced_class_weights(labels, 4)
+        assert weights.dtype == np.float32 and weights[2] == 0
+        np.testing.assert_allclose(weights, [10 / 24, 10 / 12, 0, 10 / 4], rtol=1e-6)
+        weighted = np.bincount(labels, weights[labels])
+        np.testing.assert_allclose(weighted[[0, 1, 3]], weighted[0])
+
+    def test_as_scikit_learn(self):
+        utils = pytest.importorskip("sklearn.utils.class_weight")
+        labels = np.array([0, 1, 1, 2, 2, 2, 2])
+        expected = utils.compute_class_weight("balanced", classes=np.arange(3), y=labels)
+        np.testing.assert_allclose(balanced_class_weights(labels), expected, rtol=1e-6)
+
+    def test_a_label_too_large_is_refused(self):
+        with pytest.raises(ValueError, match="expected 0 to 1, got 2"):
+            balanced_class_weights([0, 2], 2)
 
 
 class TestPad:

@@ -7,7 +7,7 @@ import pytest
 
 import minidl as md
 from minidl.layers import Conv1D, Dense, Embedding, PReLU, Sequential
-from minidl.regularizers import L1, L1L2, L2, get
+from minidl.regularizers import L1, L1L2, L2, SpectralNorm, get
 from minidl.testing import check_gradients
 
 x = np.float32([[1.0, -2.0], [0.0, 3.0]])
@@ -113,3 +113,46 @@ def test_fit_and_evaluate_count_it():
     history = md.fit(model, loss, sgd, data, verbose=False, threads=1, allocator=False)
     assert history["loss"] == pytest.approx([expected])
     np.testing.assert_allclose(model[0].kernel.numpy(), 0.75 * before, rtol=1e-6)
+
+
+class TestSpectralNorm:
+    w = np.random.default_rng(0).normal(size=(3, 4, 5)) + 0.5
+
+    def test_value_and_gradient(self):
+        u, s, vh = np.linalg.svd(self.w.reshape(12, 5))
+        x = md.tensor(self.w, requires_grad=True)
+        penalty = SpectralNorm(0.3, power_iterations=200)(x)
+        assert penalty.item() == pytest.approx(0.15 * s[0] ** 2)
+        (g,) = md.grad(penalty, [x])
+        expected = 0.3 * s[0] * np.outer(u[:, 0], vh[0]).reshape(3, 4, 5)
+        np.testing.assert_allclose(g.numpy(), expected, atol=1e-9)
+        check_gradients(SpectralNorm(0.3, 200), self.w, order=1, directions=1, dtypes=False)
+
+    def test_a_few_iterations_come_near_from_below(self):
+        exact = 0.005 * np.linalg.svd(self.w.reshape(12, 5))[1][0] ** 2
+        values = [float(SpectralNorm(power_iterations=n)(self.w)) for n in (1, 2, 10)]
+        assert values == sorted(values) and 0.99 * exact < values[-1] <= exact
+
+    def test_depends_on_the_kernel_alone(self):
+        penalty = SpectralNorm(0.1, 1)
+        first, _ = float(penalty(self.w)), penalty(np.ones((2, 2)))
+        assert float(penalty(self.w)) == first == float(copy.deepcopy(penalty)(self.w))
+
+    def test_in_a_layer(self):
+        with md.device("strict"):
+            layer = Conv1D(4, 3, kernel_regularizer=SpectralNorm(1e-3), input_size=2)
+        with md.testing.strict.forbid_sync():
+            (penalty,) = layer.losses()
+            penalty.backward()
+        assert np.linalg.matrix_rank(layer.kernel.grad.numpy().reshape(6, 4)) == 1
+        layer.kernel.assign_(np.zeros(layer.kernel.shape))
+        assert losses(layer) == [0]
+
+    def test_refusals(self):
+        assert repr(SpectralNorm(0.5)) == "SpectralNorm(factor=0.5, power_iterations=10)"
+        with pytest.raises(
+            ValueError, match="SpectralNorm: factor: expected a number >= 0, got -1"
+        ):
+            SpectralNorm(-1)
+        with pytest.raises(ValueError, match="power_iterations: expected 1 or more, got 0"):
+            SpectralNorm(power_iterations=0)

@@ -21,7 +21,7 @@ def grid(
     and above columns."""
     height, width = images.shape[:2]
     named = 0.12 * max(map(len, rows)) if rows else 0.1
-    with page(path, 0.62 * width + named + 0.2, 0.66 * height + 0.8) as (figure, axes):
+    with page(path, 0.67 * width + named + 0.3, 0.66 * height + 0.8) as (figure, axes):
         figure.suptitle(title)
         axes.imshow(tiled(images), cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
         side = np.array(images.shape[2:4]) + GAP

@@ -100,3 +100,77 @@ def confusion(
             axes.set_title(name, size=10)
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
+
+
+def signals(
+    path: str | Path,
+    title: str,
+    x: np.ndarray,
+    panels: Sequence[tuple[str, np.ndarray, np.ndarray, Mapping[str, float]]],
+    x_name: str,
+) -> None:
+    """Curves (points,) below each other, on a ground whose colours show weights.
+
+    A panel is its title, the values at `x`, the weights (points,) of each (red above 0, blue below,
+    white at 0), and the names of places on the axis, those outside of `x` left out.
+    """
+    edges = np.concatenate([x[:1], (x[1:] + x[:-1]) / 2, x[-1:]])
+    size = 9.5, 2.1 * len(panels) + 0.6
+    with page(path, *size, nrows=len(panels), sharex=True, squeeze=False) as (figure, rows):
+        figure.suptitle(title)
+        for axes, (name, values, weights, places) in zip(rows[:, 0], panels, strict=True):
+            low, high = np.percentile(values, [0.2, 99.8])
+            room = 0.3 * (high - low)
+            low, high = low - 0.2 * room, high + room
+            strongest = np.percentile(np.abs(weights), 99.5) or 1.0
+            axes.pcolormesh(
+                edges, [low, high], weights[None], cmap="RdBu_r", vmin=-strongest, vmax=strongest,
+                rasterized=True,
+            )  # fmt: skip
+            axes.plot(x, values, color=INK, linewidth=0.6)
+            axes.set_ylim(low, high)
+            axes.set_xlim(x[0], x[-1])
+            axes.set_title(name, size=10, loc="left")
+            axes.set_yticks([])
+            seen = {n: at for n, at in places.items() if x[0] < at < x[-1]}
+            for i, (place, at) in enumerate(sorted(seen.items(), key=lambda item: item[1])):
+                top = high - (0.1 + 0.4 * (i % 2)) * room  # in two rows, or they overlap
+                axes.plot([at, at], [low, top - 0.35 * room], color=INK, linewidth=0.5, alpha=0.5)
+                ground = {"facecolor": "white", "alpha": 0.7, "pad": 0.5, "linewidth": 0}
+                side = "left" if at < x[0] * 1.02 else "center"
+                axes.text(at, top, place, ha=side, va="top", size=8, bbox=ground)
+        rows[-1, 0].set_xlabel(x_name)
+
+
+def scatters(
+    path: str | Path,
+    title: str,
+    points: Mapping[str, Sequence[np.ndarray]],
+    labels: np.ndarray,
+    columns: Sequence[str] = ("",),
+) -> None:
+    """Points (n, 2) of ten classes: a row for each name, a column for each array of its sequence.
+
+    labels: (n,), from 0 to 9.
+    """
+    from matplotlib import colormaps
+
+    rows, width = len(points), len(columns)
+    parts = {"nrows": rows, "ncols": width, "squeeze": False}
+    with page(path, max(6.0, 2.6 * width + 1.4), 2.7 * rows + 0.6, **parts) as (figure, grid):
+        figure.suptitle(title)
+        for (name, sequence), line in zip(points.items(), grid, strict=True):
+            for places, axes in zip(sequence, line, strict=True):
+                for label in np.unique(labels):
+                    axes.scatter(
+                        *places[labels == label].T, s=14, alpha=0.8, linewidths=0,
+                        color=colormaps["tab10"](label), label=str(label),
+                    )  # fmt: skip
+                axes.set_xticks([])
+                axes.set_yticks([])
+            line[0].set_ylabel(name)
+        for axes, column in zip(grid[0], columns, strict=True):
+            axes.set_title(column, size=10)
+        figure.legend(
+            *grid[0, 0].get_legend_handles_labels(), loc="outside right center", frameon=False
+        )

@@ -37,5 +37,8 @@ def test_pictures_are_drawn(tmp_path):
     )
     counts = np.array([[50, 2], [0, 1234]])
     pictures.confusion(tmp_path / "confusion.png", {"a": counts, "b": counts}, ["star", "quasar"])
-    for name in ("grid", "curves", "confusion"):
+    x = np.linspace(4, 9, 60)
+    panel = "quasar", np.sin(x), np.cos(x), {"Mg II": 4.5, "outside": 12.0}
+    pictures.signals(tmp_path / "signals.png", "spectra", x, [panel, panel], "wavelength")
+    for name in ("grid", "curves", "confusion", "signals"):
         assert (tmp_path / f"{name}.png").stat().st_size > 1000
