@@ -79,9 +79,9 @@ _BY_NAME = {"clip": Clip, "max_norm": MaxNorm, "non_neg": NonNeg, "unit_norm": U
 def get(constraint: Any) -> Callable[[Tensor], Tensor] | None:
     """The constraint of a name ("clip", "max_norm", "non_neg", "unit_norm", as they are by
     default); functions and None pass. Raises ValueError for anything else."""
-    if constraint is None or callable(constraint):
+    if constraint is None or (callable(constraint) and not isinstance(constraint, type)):
         return constraint
-    if constraint not in _BY_NAME:
+    if isinstance(constraint, type) or constraint not in _BY_NAME:
         raise ValueError(
             f"constraint {constraint!r} is unknown; expected one of {', '.join(_BY_NAME)}, or a "
             "function such as minidl.constraints.MaxNorm(2.0)"

@@ -285,6 +285,12 @@ _OF: dict[type[Layer], Callable[[Any], Iterator[Piece]]] = {
     layers.TransformerEncoderBlock: _of_block,
     Recurrent: _of_recurrent,
 }
+_WHOLE = {  # whose pieces are those of the layers inside
+    layers.Bidirectional,
+    layers.StackedRNN,
+    layers.TransformerDecoderBlock,
+    layers.TransformerEncoderBlock,
+}
 _IGNORED = "num_batches_tracked"  # BatchNorm1d counts; nothing here asks for it
 
 
@@ -296,7 +302,8 @@ def _pieces(layer: Layer) -> Iterator[tuple[str, Piece]]:
             continue
         kind = next((kind for kind in type(inner).__mro__ if kind in _OF), None)
         if kind is not None:
-            done.append(path + "." if path else "")
+            if kind in _WHOLE:
+                done.append(path + "." if path else "")
             for piece in _OF[kind](inner):
                 yield path, piece
             continue

@@ -71,17 +71,19 @@ class Phases(Transform):
     """
 
     def __init__(
-        self, transform: Transform, start: int = 0, stop: int | None = None, on: int = 1,
-        off: int = 0,
+        self, transform: Callable[[Batch], Batch], start: int = 0, stop: int | None = None,
+        on: int = 1, off: int = 0,
     ) -> None:  # fmt: skip
         if on < 1 or off < 0:
             raise ValueError(f"Phases: on, off: expected 1 and 0, or more, got {on} and {off}")
-        self.transform, self.start, self.stop, self.on, self.off = transform, start, stop, on, off
+        self.transform: Any = transform
+        self.start, self.stop, self.on, self.off = start, stop, on, off
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
-        self.transform.set_epoch(epoch)
+        if hasattr(self.transform, "set_epoch"):
+            self.transform.set_epoch(epoch)
 
     @property
     def active(self) -> bool:
@@ -94,7 +96,7 @@ class Phases(Transform):
         return self.transform(batch) if self.active else self.idle(batch)
 
     def idle(self, batch: Batch) -> Batch:
-        return self.transform.idle(batch)
+        return self.transform.idle(batch) if hasattr(self.transform, "idle") else batch
 
 
 # --- Mixing ---------------------------------------------------------------------------------------
@@ -199,8 +201,8 @@ class Mixup(_Mixing):
     ) -> None:
         super().__init__(probability)
         name = type(self).__name__
-        if not alpha >= 0:
-            raise ValueError(f"{name}: alpha: expected a number >= 0, got {alpha}")
+        if not 0 <= alpha < np.inf:
+            raise ValueError(f"{name}: alpha: expected a finite number >= 0, got {alpha}")
         if per not in ("batch", "item"):
             raise ValueError(f"{name}: per: expected 'batch' or 'item', got {per!r}")
         self.alpha, self.classes, self.per = alpha, classes, per
@@ -252,7 +254,9 @@ class ManifoldMixup(Mixup):
 
 def _count(batch: Batch) -> int:
     """The number of items."""
-    first = batch.inputs[0] if isinstance(batch.inputs, tuple) else batch.inputs
+    first = batch.inputs
+    while isinstance(first, (dict, list, tuple)):
+        first = next(iter(first.values() if isinstance(first, dict) else first))
     return len(first)
 
 
@@ -275,7 +279,8 @@ class OneHot(Transform):
 
 class LabelSmoothing(OneHot):
     """(1 - epsilon) * targets + epsilon / classes (Szegedy et al. 2016, section 7), of integer
-    targets, where `classes` tells how many there are, or of distributions (..., classes).
+    targets, where `classes` tells how many there are, or of distributions (..., classes). Where
+    `classes` is a dict, or tuple, of several targets, those that have None there, or nothing, stay.
 
     Of one loss: `label_smoothing` of the losses does the same, without distributions.
     """
@@ -286,10 +291,25 @@ class LabelSmoothing(OneHot):
         self.epsilon = epsilon
 
     def __call__(self, batch: Batch) -> Batch:
-        e = self.epsilon
         batch = self.idle(batch)
-        smooth = _each(lambda t: t * (1 - e) + e / t.shape[-1], batch.targets)
-        return batch._replace(targets=smooth)
+        several = isinstance(self.classes, (dict, list, tuple))
+        return batch._replace(
+            targets=_each(
+                lambda t, c: t if several and c is None else self._smooth(t),
+                batch.targets,
+                self.classes,
+            )
+        )
+
+    def _smooth(self, t: np.ndarray | None) -> np.ndarray | None:
+        if t is None:
+            return None
+        if t.ndim < 2:
+            raise ShapeError(
+                "LabelSmoothing: targets: expected distributions (batch, ..., classes), got floats "
+                f"of shape {t.shape}; of several targets give None as the classes of this one"
+            )
+        return t * (1 - self.epsilon) + self.epsilon / t.shape[-1]
 
 
 def distributions(name: str, targets: Any, classes: Any, mask: Any = None) -> Any:
@@ -322,8 +342,9 @@ def _distribution(name: str, targets: Any, classes: int | None, mask: Any) -> An
             f"{name}: targets: integers are labels, and it must be known of how many classes; "
             "give classes=, or floats"
         )
-    if mask is not None:
-        targets = np.where(mask, targets, 0)
+    if mask is not None and mask.shape == targets.shape[: mask.ndim]:  # else another target's
+        kept = mask.reshape(mask.shape + (1,) * (targets.ndim - mask.ndim))
+        targets = np.where(kept, targets, 0)
     require_range(name, "targets", targets, classes)
     return ops.one_hot(targets, classes)
 

@@ -7,6 +7,7 @@ import pytest
 
 import minidl as md
 from minidl.constraints import Clip, MaxNorm, NonNeg, UnitNorm, get
+from minidl.errors import ShapeError
 from minidl.layers import Dense
 from minidl.optimizers import SGD, Adam, Lookahead
 from minidl.testing import strict
@@ -36,6 +37,8 @@ def test_by_name():
     assert get(None) is None and get(md.relu) is md.relu
     with pytest.raises(ValueError, match="'norm' is unknown; expected one of clip, max_norm, non"):
         Dense(2, kernel_constraint="norm", input_size=1)
+    with pytest.raises(ValueError, match=r"MaxNorm'> is unknown.* such as .*MaxNorm"):
+        get(MaxNorm)  # a class, and no object of it
     with pytest.raises(ValueError, match="expected min_value <= max_value, got 1 and 0"):
         Clip(1, 0)
     with pytest.raises(ValueError, match="MaxNorm: max_value: expected more than 0, got 0"):
@@ -60,6 +63,12 @@ def test_holds_after_every_step_of_any_optimiser(make):
         step(layer, optimizer, np.float32([2.0, -2.0]))
         np.testing.assert_allclose(np.linalg.norm(layer.kernel.numpy(), axis=0), 1, rtol=1e-6)
     np.testing.assert_allclose(layer.bias.numpy(), [0.03, -0.02])
+
+
+def test_a_constraint_must_keep_the_shape():
+    layer = Dense(2, input_size=3, kernel_constraint=md.sum)
+    with pytest.raises(ShapeError, match=r"of kernel: expected .* shape \(3, 2\), got \(\)"):
+        SGD(layer).minimize(md.mean(layer(np.ones((1, 3), np.float32))))
 
 
 def test_only_what_has_made_a_step_is_constrained():

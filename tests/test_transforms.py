@@ -75,6 +75,14 @@ class TestMixup:
         np.testing.assert_array_equal(batch.inputs, CODE)
         np.testing.assert_array_equal(batch.targets, np.eye(CLASSES)[LABELS])
 
+    def test_alpha_must_be_finite(self):
+        with pytest.raises(ValueError, match="alpha: expected a finite number >= 0, got inf"):
+            Mixup(np.inf)
+
+    def test_inputs_in_a_dict(self):
+        batch = Mixup(1.0, classes=CLASSES)(Batch({"x": CODE}, LABELS))
+        np.testing.assert_allclose(batch.inputs["x"] @ np.eye(CLASSES)[LABELS], batch.targets)
+
     def test_floats_are_mixed_as_they_are(self):
         y = rng.normal(size=12).astype(np.float32)
         inputs, targets, _ = Mixup(1.0)(Batch(CODE, y))
@@ -166,7 +174,21 @@ class TestLabels:
         y = {"a": LABELS, "b": CODE}
         targets = LabelSmoothing(0.5, {"a": CLASSES})(Batch(CODE, y)).targets
         assert np.unique(targets["a"]).tolist() == [0.125, 0.625]
-        np.testing.assert_allclose(targets["b"].sum(1), 1, rtol=1e-6)
+        assert targets["b"] is CODE  # numbers to be estimated, perhaps
+        both = LabelSmoothing(0.5, {"a": CLASSES, "b": CODE.shape[-1]})(Batch(CODE, y)).targets
+        np.testing.assert_allclose(both["b"], (CODE + 1 / CODE.shape[-1]) / 2, rtol=1e-6)
+        assert LabelSmoothing(0.5, CLASSES)(Batch(CODE)).targets is None
+        with pytest.raises(ShapeError, match=r"targets: expected dist.* shape \(12,\)"):
+            LabelSmoothing()(Batch(CODE, LABELS.astype(np.float32)))
+
+    def test_a_mask_is_for_targets_of_its_shape(self):
+        """The batch's mask is that of the first sequence; targets may have more axes."""
+        tags = np.array([[0, 1, 9], [2, 9, 9]])
+        mask = tags < 9
+        words, whole = OneHot((3, 2))(Batch(CODE, (tags, np.array([0, 1])), mask)).targets
+        assert words.shape == (2, 3, 3) and whole.tolist() == [[1, 0], [0, 1]]
+        pairs = OneHot(3)(Batch(CODE, np.stack([tags, tags], 2), mask)).targets
+        np.testing.assert_array_equal(pairs, np.stack([words, words], 2))
 
 
 class TestCutout:
@@ -244,6 +266,10 @@ class TestTogether:
             False, False, True, True, True, False, False, True, True, True, False, False,
         ]  # fmt: skip
         assert all(len(set(epoch)) == 1 for epoch in found)
+
+    def test_phases_of_a_function(self):
+        data = Batches(CODE, LABELS, 12, transform=Phases(lambda b: b._replace(targets=None), 1))
+        assert [next(iter(data)).targets is None for _ in range(2)] == [False, True]
 
     def test_in_a_pause_targets_are_of_the_same_kind(self):
         transform = Phases(Compose(SamplePairing(), Mixup(1.0, CLASSES)), start=1)

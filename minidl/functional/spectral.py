@@ -21,6 +21,7 @@ from minidl.derivatives import vjp
 from minidl.errors import ShapeError
 from minidl.graph import Tensor, unwrap, wrap
 from minidl.ops.shape import shape_of
+from minidl.ops.windows import paddings
 from minidl.samples import Draw, call, samples
 
 # --- Matrices -------------------------------------------------------------------------------------
@@ -231,7 +232,7 @@ def starting_vector(shape: Sequence[int], like: Any, groups: int = 1) -> Array:
     has. Each is 0 but in its group's share of the last axis, and of length 1."""
     array = unwrap(like)
     xp, size = namespace(array), math.prod(shape)
-    dtype = np.dtype(np.float32) if array.dtype.itemsize < 4 else array.dtype
+    dtype = np.result_type(array.dtype, np.float32)  # of integers all would be 0
     phase = xp.arange(1, size + 1, dtype=np.float64)
     values = xp.sin(phase * phase).astype(dtype).reshape(*shape[:-1], groups, -1)
     own = xp.eye(groups, dtype=dtype).reshape(groups, *(1 for _ in shape[:-1]), groups, 1)
@@ -299,6 +300,8 @@ def circular_spectral_norm(
             f"{grid}; there is no such convolution otherwise"
         )
     taps = to_host(unwrap(kernel)).astype(np.float64)
+    if not np.isfinite(taps).all():
+        return math.nan  # where a decomposition would raise, or a maximum overlook it
     taps = taps.reshape(-1, shape[-2], groups, shape[-1] // groups)
     largest = 0.0
     for phases in _phases(shape[:-2], grid, strides, dilations, taps[0].size):
@@ -367,12 +370,11 @@ def conv_spectral_bound(
 
 def _overhang(padding: Any, axis: int, count: int, reach: int) -> int:
     """How many of the zeros beside the input one output can see at most."""
-    if isinstance(padding, str):
-        return {"valid": 0, "same": (reach + 1) // 2}.get(padding, reach)
-    widths = padding
-    if isinstance(padding, (tuple, list)):
-        widths = padding if count == 1 else padding[axis]
-    return min(reach, max(widths) if isinstance(widths, (tuple, list)) else widths)
+    if count > 1 and isinstance(padding, (tuple, list)):
+        padding = padding[axis]
+    if padding == "same":
+        return (reach + 1) // 2
+    return min(reach, max(paddings(padding, 0, reach + 1, 1, 1, "conv_spectral_bound")))
 
 
 def _per_axis(value: Any, count: int) -> tuple[int, ...]:

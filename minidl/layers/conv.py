@@ -9,6 +9,7 @@ from minidl.errors import ShapeError
 from minidl.functional.activations import activation as get_activation
 from minidl.graph import Tensor
 from minidl.layers.layer import Layer
+from minidl.ops.shape import count_of, shape_of
 from minidl.ops.windows import per_axis
 
 
@@ -36,7 +37,7 @@ class _Conv(Layer):
         bias_constraint: Any = None,
         input_size: int | None = None,
     ) -> None:
-        self.filters = filters
+        self.filters = count_of(type(self).__name__, "filters", filters, least=1)
         self.kernel_size = kernel_size
         self.strides = strides
         self.padding = padding
@@ -188,9 +189,10 @@ class DepthwiseConv2D(_Conv):
         bias_constraint: Any = None,
         input_size: int | None = None,
     ) -> None:
-        self.depth_multiplier = depth_multiplier
+        name = type(self).__name__
+        self.depth_multiplier = count_of(name, "depth_multiplier", depth_multiplier, least=1)
         super().__init__(
-            0, kernel_size, strides, padding, dilation_rate, 1, activation, use_bias,
+            depth_multiplier, kernel_size, strides, padding, dilation_rate, 1, activation, use_bias,
             depthwise_initializer, bias_initializer, depthwise_regularizer, bias_regularizer,
             activity_regularizer, depthwise_constraint, bias_constraint, input_size,
         )  # fmt: skip
@@ -198,7 +200,7 @@ class DepthwiseConv2D(_Conv):
     def build(self, input_shape: Any) -> None:
         channels, multiplier = input_shape[-1], self.depth_multiplier
         sizes = per_axis("DepthwiseConv2D", "kernel_size", self.kernel_size, 2)
-        self.filters = channels * multiplier
+        self.filters = channels * multiplier  # of one channel there were `multiplier`
         self.kernel = self.add_weight((*sizes, channels, multiplier), *self._kernel)
         self.bias = self.add_weight((self.filters,), *self._bias) if self.use_bias else None
 
@@ -239,7 +241,8 @@ class SeparableConv2D(_Conv):
         bias_constraint: Any = None,
         input_size: int | None = None,
     ) -> None:
-        self.depth_multiplier = depth_multiplier
+        name = type(self).__name__
+        self.depth_multiplier = count_of(name, "depth_multiplier", depth_multiplier, least=1)
         self._depthwise = (
             depthwise_initializer, "depthwise_kernel", None, depthwise_regularizer,
             depthwise_constraint,
@@ -272,6 +275,12 @@ class SeparableConv2D(_Conv):
 def _depthwise(x: Any, kernel: Any, bias: Any, layer: Any, activation: str | None = None) -> Tensor:
     """A convolution of as many groups as there are channels, `kernel` as these layers keep it."""
     *sizes, channels, multiplier = kernel.shape
+    shape = shape_of(x)
+    if len(shape) == 4 and shape[3] != channels:
+        raise ShapeError(
+            f"{type(layer).__name__}: x: expected {channels} channels, as when it was built, got "
+            f"{shape}"
+        )
     kernel = ops.reshape(kernel, (*sizes, 1, channels * multiplier))
     return ops.conv2d(
         x, kernel, bias, layer.strides, layer.padding, layer.dilation_rate, channels, activation

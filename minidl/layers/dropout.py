@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minidl import random
-from minidl.backend import device_of
+from minidl.backend import current_dtype, device_of
 from minidl.errors import ShapeError
 from minidl.graph import unwrap, wrap
 from minidl.layers.layer import Layer
@@ -37,6 +37,6 @@ class Dropout(Layer):
                 )
             shape = tuple(n or s for n, s in zip(self.noise_shape, x.shape, strict=True))
         kept = random.generator().bernoulli(1 - self.rate, shape, device_of(unwrap(x)))
-        weights = kept.astype(x.dtype)
+        weights = kept.astype(x.dtype if x.dtype.kind == "f" else current_dtype())
         weights *= 1 / (1 - self.rate)
         return x * wrap(weights, None, None)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from minidl.layers.layer import Layer
 from minidl.transforms import Mix, mixed
+
+_one_at_a_time = threading.RLock()  # two threads would undo each other's changes
 
 
 class ManifoldMixing(Layer):
@@ -46,7 +49,7 @@ class ManifoldMixing(Layer):
         if mix.place == 0:
             return self.model(*(mixed(x, mix, "ManifoldMixing: inputs") for x in rest))
         name = self.at[mix.place - 1]
-        with _mixing(name, self._layer(name), mix):
+        with _one_at_a_time, _mixing(name, self._layer(name), mix):
             return self.model(*rest)
 
     def _layer(self, name: str) -> Layer:
@@ -61,18 +64,23 @@ class ManifoldMixing(Layer):
 
 @contextmanager
 def _mixing(name: str, layer: Layer, mix: Mix) -> Iterator[None]:
-    """What `layer` returns is mixed inside."""
-    call, calls = layer.call, []
+    """What `layer` returns is mixed inside, in this thread alone; also what a shallow copy of it
+    does, as is called where another layer gives it other weights: so it is of another class for
+    that time."""
+    kind, thread, calls = type(layer), threading.get_ident(), []
 
-    @functools.wraps(call)
-    def mixing(*args: Any, **kwargs: Any) -> Any:
+    @functools.wraps(kind.call)
+    def mixing(self: Layer, *args: Any, **kwargs: Any) -> Any:
+        output = kind.call(self, *args, **kwargs)
+        if threading.get_ident() != thread:
+            return output
         calls.append(1)
-        return mixed(call(*args, **kwargs), mix, f"ManifoldMixing: output of {name}")
+        return mixed(output, mix, f"ManifoldMixing: output of {name}")
 
-    layer.call = mixing  # type: ignore[method-assign]
+    layer.__class__ = type(kind.__name__, (kind,), {"call": mixing, "__doc__": kind.__doc__})
     try:
         yield
     finally:
-        del layer.call  # the class's own again
+        layer.__class__ = kind
     if not calls:
         raise ValueError(f"ManifoldMixing: at: the model did not call its layer {name!r}")

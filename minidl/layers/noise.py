@@ -76,7 +76,8 @@ class AlphaDropout(Layer):
 
 
 def _normal(x: Any, stddev: float) -> Array:
-    """Normal numbers of x's shape, dtype and device, drawn on the host."""
-    noise = random.generator().normal(x.shape, x.dtype)
+    """Normal numbers of x's shape, dtype (if of floats) and device, drawn on the host."""
+    dtype = x.dtype if x.dtype.kind == "f" else None  # None: the default one
+    noise = random.generator().normal(x.shape, dtype)
     noise *= stddev
     return to_device(noise, device_of(unwrap(x)))

@@ -119,6 +119,7 @@ class BatchNormalization(Layer):
         factor = factor if self.gamma is None else factor * self.gamma
         shift = -self.moving_mean * factor
         out = x * factor + (shift if self.beta is None else shift + self.beta)
+        out = out.astype(x.dtype) if x.dtype == np.float16 else out  # as while training
         return out if mask is None else ops.where(mask[..., None], out, 0.0)
 
 

@@ -23,9 +23,10 @@ class SpectralNormalization(Layer):
     than "kernel" or "embeddings". Its parameters stay what they are, under `layer`; optimisers,
     regularizers and ties see these.
 
-    method: "reshaped" takes the norm of the kernel as a matrix (inputs, outputs), as Keras,
-    PyTorch and Miyato et al. do; "operator" that of the convolution itself, on inputs of the size
-    at build. Only the second bounds how much a convolution stretches its input.
+    method: "reshaped" takes the norm of the kernel as a matrix, its last axis the columns, as
+    Keras, PyTorch (but of transposed convolutions) and Miyato et al. do; "operator" that of the
+    convolution itself, on inputs of the size at build. Only the second bounds how much a
+    convolution stretches its input.
 
     The norm is estimated from below by power iteration: `power_iterations` at each call in
     training mode, from the singular vectors of the last one, the buffers `u` and `v`, and

@@ -19,7 +19,7 @@ def certified_radius(logits: Any, bound: Any, labels: Any = None) -> np.ndarray:
     where the decision is wrong: right decisions stay right. bound: a Lipschitz constant of the
     logits, a number or a `Report`. When x moves by d the pair of two logits moves by at most
     bound * d, hence their difference by at most sqrt(2) * bound * d (Tsuzuku et al. 2018, prop. 1).
-    Raises ShapeError for other shapes, ValueError for a bound below 0.
+    Raises ShapeError for other shapes, ValueError for a bound below 0 and labels out of range.
     """
     values = np.asarray(logits.numpy() if isinstance(logits, Tensor) else logits, np.float64)
     if values.ndim != 2 or values.shape[1] < 2:
@@ -35,6 +35,13 @@ def certified_radius(logits: Any, bound: Any, labels: Any = None) -> np.ndarray:
         raise ShapeError(
             f"certified_radius: labels: expected shape {values.shape[:1]}, got {chosen.shape}; "
             "give one an item"
+        )
+    if chosen.size and (
+        chosen.dtype.kind not in "iu" or chosen.min() < 0 or chosen.max() >= values.shape[1]
+    ):
+        raise ValueError(
+            f"certified_radius: labels: expected integers from 0 to {values.shape[1] - 1}, got "
+            f"{chosen.dtype} from {chosen.min()} to {chosen.max()}"
         )
     rows = np.arange(len(values))
     others = values.copy()

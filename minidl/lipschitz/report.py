@@ -137,7 +137,9 @@ def output_shape(layer: Layer, input_shape: tuple) -> tuple[int, ...]:
     several = bool(input_shape) and isinstance(input_shape[0], tuple)
     shapes = input_shape if several else [input_shape]
     zeros = [Tensor(np.zeros((1, *s)), dtype=layer.dtype, device=layer.device) for s in shapes]
-    return layer(zeros if several else zeros[0]).shape[1:]
+    shape = layer(zeros if several else zeros[0]).shape[1:]
+    layer.forget_losses()  # of zeros: they are none of the model's
+    return shape
 
 
 @register(Sequential)

@@ -109,7 +109,7 @@ def _(layer: Any, input_shape: tuple) -> Bound:
 
 @register(layers.PReLU)
 def _(layer: Any, input_shape: tuple) -> Bound:
-    return Bound(max(1.0, float(np.abs(_host(layer.alpha)).max(initial=0))), "the largest slope")
+    return Bound(float(np.abs(_host(layer.alpha)).max(initial=1.0)), "the largest slope")
 
 
 # --- Linear layers --------------------------------------------------------------------------------
@@ -119,10 +119,16 @@ def _host(x: Any) -> np.ndarray:
     return np.asarray(x.numpy(), np.float64)
 
 
+def _matrix(kernel: Any) -> float:
+    values = _host(kernel)
+    if not np.isfinite(values).all():
+        return math.nan  # a decomposition would raise
+    return ROUNDING * float(spectral_norm(values))
+
+
 @register(layers.Dense)
 def _(layer: Any, input_shape: tuple) -> Bound:
-    norm = ROUNDING * float(spectral_norm(_host(layer.kernel)))
-    return _activated(Bound(norm, "exact, by SVD"), layer.activation, layer.units)
+    return _activated(Bound(_matrix(layer.kernel), "exact, by SVD"), layer.activation, layer.units)
 
 
 def _convolution(kernel: np.ndarray, layer: Any, input_shape: tuple, groups: int) -> float:
@@ -166,7 +172,7 @@ def _(layer: Any, input_shape: tuple) -> Bound:
 @register(layers.SeparableConv2D)
 def _(layer: Any, input_shape: tuple) -> Bound:
     norm = _depthwise(_host(layer.depthwise_kernel), layer, input_shape)
-    norm *= ROUNDING * float(spectral_norm(_host(layer.pointwise_kernel)[0, 0]))
+    norm *= _matrix(layer.pointwise_kernel[0, 0])
     return _activated(Bound(norm, "bound, by FFT and SVD"), layer.activation, layer.filters)
 
 
@@ -194,7 +200,8 @@ def _(layer: Any, input_shape: tuple) -> Bound:
 def _(layer: Any, input_shape: tuple) -> Bound:
     """The Jacobian of the normalised, I - 1 1^T / n - y y^T / n over s, is a contraction over s."""
     gamma = 1.0 if layer.gamma is None else float(np.abs(_host(layer.gamma)).max(initial=0))
-    return Bound(ROUNDING * gamma / math.sqrt(layer.epsilon), "max |gamma| / sqrt(eps)")
+    slope = gamma / math.sqrt(layer.epsilon) if layer.epsilon else math.inf
+    return Bound(ROUNDING * slope, "max |gamma| / sqrt(eps)")
 
 
 @register(layers.ScaleShift)

@@ -29,11 +29,17 @@ def lower_bound(f: Callable, x: Any, steps: int = 50, distance: float = 0.1) -> 
 
     Around each item a pair of points, `distance` apart in the direction that is stretched most
     (see `local_slopes`), climbs |f(a) - f(b)| / |a - b|; the Jacobians where it arrives count too.
-    Never above the true constant, but for rounding: give float64. `f` as for
-    `local_slopes`. Raises ShapeError for no items.
+    Never above the true constant, but for rounding: give float64. `f` as for `local_slopes`. Raises
+    ShapeError for no items, ValueError where f has a slope that is not finite.
     """
     x = _constant(x)
-    half = 0.5 * distance * _steepest(f, x, 10)[0]
+    directions, slopes = _steepest(f, x, 10)
+    if not np.isfinite(slopes.numpy()).all():
+        raise ValueError(
+            "lower_bound: f: expected finite slopes, got NaN or infinity at an item of x; look for "
+            "NaN in the weights"
+        )
+    half = 0.5 * distance * directions
     a, b = x - half, x + half
     best = 0.0
     for _ in range(steps):

@@ -135,6 +135,8 @@ def conv2d_transpose(
 def _convolved(op, x, kernel, bias, stride, padding, dilation, groups, activation):
     axes = len(padding)
     _check_activation(op, activation)
+    _check_padding(op, padding, ("valid", "same", "causal") if axes == 1 else ("valid", "same"))
+    groups = count_of(op, "groups", groups)
     check_shapes(op, shape_of(x), shape_of(kernel), _shape(bias), groups, axes)
     strides, dilations = _strides_and_dilations(op, stride, dilation, axes)
     found = []
@@ -159,6 +161,8 @@ def _transposed_of(
 ):
     axes = len(padding)
     _check_activation(op, activation)
+    _check_padding(op, padding, ("valid", "same"))
+    groups = count_of(op, "groups", groups)
     _check_transposed(op, shape_of(x), shape_of(kernel), _shape(bias), groups, axes)
     strides, dilations = _strides_and_dilations(op, stride, dilation, axes)
     more = output_padding if isinstance(output_padding, (tuple, list)) else (output_padding,) * axes
@@ -190,7 +194,7 @@ def _growing(
             "result would have more steps of its own"
         )
     before = (steps - 1) * stride + 1 + more
-    if padding == "same":
+    if isinstance(padding, str) and padding == "same":
         length = before
     else:
         length = before + reach - sum(paddings(padding, 0, size, stride, dilation, op))
@@ -212,11 +216,6 @@ def _shape(bias: Any) -> tuple | None:
 
 def _of_both_axes(op: str, padding: Any) -> tuple:
     """What to put around height, and around width."""
-    if padding == "causal":
-        raise ValueError(
-            f"{op}: padding: expected 'valid', 'same', n, (n, m) or ((top, bottom), (left, "
-            "right)), got 'causal'; an image has no past"
-        )
     if not isinstance(padding, (tuple, list)):
         return padding, padding
     if len(padding) != 2:
@@ -224,6 +223,20 @@ def _of_both_axes(op: str, padding: Any) -> tuple:
             f"{op}: padding: expected (n, m) or ((top, bottom), (left, right)), got {padding}"
         )
     return tuple(padding)
+
+
+def _check_padding(op: str, padding: tuple, known: tuple[str, ...]) -> None:
+    """Whether what is put around each axis is a known word, a number, or two of them."""
+    for each in padding:
+        if isinstance(each, str) and each not in known:
+            words = ", ".join(map(repr, known))
+            raise ValueError(
+                f"{op}: padding: expected {words} or numbers, got {each!r}; use one of them"
+            )
+        if isinstance(each, (tuple, list)) and len(each) != 2:
+            raise ShapeError(
+                f"{op}: padding: expected n or (before, after) along an axis, got {each}"
+            )
 
 
 def _check_activation(op: str, activation: str | None) -> None:

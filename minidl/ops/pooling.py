@@ -171,7 +171,7 @@ def _window_sum(x, windows):
     return _reduced("add", 0, x, windows)
 
 
-@primitive(floats=True)
+@primitive
 def window_spread(y, sides, windows):
     """Each output to all entries of its window, of axes as long as `sides`: the transpose of
     `_window_sum`."""

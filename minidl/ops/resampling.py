@@ -76,10 +76,8 @@ def _shuffle(x, factor):
     batch, height, width, channels = x.shape
     channels //= factor * factor
     split = x.reshape(batch, height, width, channels, factor, factor)
-    out = split.transpose(0, 1, 4, 2, 5, 3).reshape(
-        batch, height * factor, width * factor, channels
-    )
-    return out if factor > 1 else out.copy()
+    out = split.transpose(0, 1, 4, 2, 5, 3).copy(order="C")  # reshape alone may return a view
+    return out.reshape(batch, height * factor, width * factor, channels)
 
 
 @primitive
@@ -87,8 +85,8 @@ def _unshuffle(x, factor):
     batch, height, width, channels = x.shape
     height, width = height // factor, width // factor
     split = x.reshape(batch, height, factor, width, factor, channels)
-    out = split.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height, width, channels * factor**2)
-    return out if factor > 1 else out.copy()
+    out = split.transpose(0, 1, 3, 5, 2, 4).copy(order="C")
+    return out.reshape(batch, height, width, channels * factor**2)
 
 
 _shuffle.defvjp(x=lambda g, factor: _unshuffle(g, factor))

@@ -71,14 +71,16 @@ def many_axes(op: str, axis: Any, ndim: int) -> tuple[int, ...]:
     return axes
 
 
-def count_of(op: str, argument: str, value: Any) -> int:
-    """`value` as a number of things: an integer, 0 or more."""
+def count_of(op: str, argument: str, value: Any, least: int = 0) -> int:
+    """`value` as a number of things: an integer, `least` or more."""
     try:
         count = operator.index(value)
     except TypeError:
         raise DtypeError(f"{op}: {argument}: expected an integer, got {value!r}") from None
-    if count < 0:
-        raise ShapeError(f"{op}: {argument}: expected 0 or more, got {count}")
+    if count < least:
+        raise ShapeError(
+            f"{op}: {argument}: expected {least} or more, got {count}; use {least} or more"
+        )
     return count
 
 

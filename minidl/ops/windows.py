@@ -60,10 +60,7 @@ def per_axis(op: str, name: str, value: Any, axes: int) -> Sizes:
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
     if len(values) != axes:
         raise ShapeError(f"{op}: {name}: expected a number or {axes} of them, got {value}")
-    counts = tuple(count_of(op, name, n) for n in values)
-    if 0 in counts:
-        raise ShapeError(f"{op}: {name}: expected 1 or more, got 0; use 1")
-    return counts
+    return tuple(count_of(op, name, n, least=1) for n in values)
 
 
 def paddings(
@@ -217,11 +214,12 @@ def _windows(x: Any, steps: Sizes, sizes: Sizes, geometry: Geometry) -> Any:
 
 def convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool = False) -> Any:
     """One matrix product a block of windows; bias and relu while the block is in cache."""
+    x, kernel, bias = _of_one_dtype(x, kernel, bias)
     xp, (*sizes, channels, filters) = namespace(x), kernel.shape
     steps = geometry.steps(x.shape[1:-1], sizes)
     if _alone(geometry, channels):
         return _convolve_alone(x, kernel, bias, steps, geometry, positive)
-    out = xp.empty((x.shape[0], *steps, filters), np.result_type(x.dtype, kernel.dtype))
+    out = xp.empty((x.shape[0], *steps, filters), x.dtype)
     matrices = matrices_of(kernel, geometry.groups)
 
     def work(start: int, stop: int) -> None:
@@ -241,6 +239,13 @@ def convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool 
     return out
 
 
+def _of_one_dtype(x: Any, kernel: Any, bias: Any) -> tuple[Any, Any, Any]:
+    given = [x, kernel] if bias is None else [x, kernel, bias]
+    dtype = np.result_type(*(array.dtype for array in given))
+    given = [array.astype(dtype, copy=False) for array in given]
+    return given[0], given[1], None if bias is None else given[2]
+
+
 def finish(block: Any, bias: Any, positive: bool) -> None:
     """bias and relu, in place."""
     if bias is not None:
@@ -253,6 +258,7 @@ def transpose(
     y: Any, kernel: Any, bias: Any, lengths: Sizes, geometry: Geometry, positive: bool = False
 ) -> Any:
     """What `y`, of the output's shape, gives to an input of these `lengths`; bias and relu then."""
+    y, kernel, bias = _of_one_dtype(y, kernel, bias)
     if _alone(geometry, kernel.shape[-2]):
         return _transpose_alone(y, kernel, bias, lengths, geometry, positive)
     if any(axis.stride > 1 for axis in geometry.axes) or 0 in lengths:
@@ -278,7 +284,7 @@ def _scatter(
 ) -> Any:
     """`transpose` for any stride: products, added where their taps point to."""
     xp, groups, (*sizes, channels, _) = namespace(y), geometry.groups, kernel.shape
-    out = xp.empty((y.shape[0], *lengths, groups * channels), np.result_type(y, kernel))
+    out = xp.empty((y.shape[0], *lengths, groups * channels), y.dtype)
     joint, parts = _parts(kernel, y.shape[1:-1], geometry)
     axes = list(zip(geometry.axes, lengths, strict=True))
     sides = [axis.left + length + axis.right for axis, length in axes]
@@ -413,7 +419,7 @@ def _convolve_alone(
     x: Any, kernel: Any, bias: Any, steps: Sizes, geometry: Geometry, positive: bool
 ) -> Any:
     xp, (*sizes, _, filters) = namespace(x), kernel.shape
-    out = xp.zeros((x.shape[0], *steps, filters), np.result_type(x.dtype, kernel.dtype))
+    out = xp.zeros((x.shape[0], *steps, filters), x.dtype)
     met = _weighted(_meetings(x.shape[1:-1], steps, tuple(sizes), geometry), kernel)
 
     def work(items: slice) -> None:
@@ -430,7 +436,7 @@ def _transpose_alone(
     y: Any, kernel: Any, bias: Any, lengths: Sizes, geometry: Geometry, positive: bool
 ) -> Any:
     xp, groups, (*sizes, _, filters) = namespace(y), geometry.groups, kernel.shape
-    out = xp.empty((y.shape[0], *lengths, groups), np.result_type(y.dtype, kernel.dtype))
+    out = xp.empty((y.shape[0], *lengths, groups), y.dtype)
     met = _weighted(_meetings(lengths, y.shape[1:-1], tuple(sizes), geometry), kernel)
 
     def work(items: slice) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from minidl import backend, schedules
 from minidl.backend import Array
-from minidl.errors import SerializationError
+from minidl.errors import GradientError, SerializationError, ShapeError
 from minidl.graph import Parameter, Tensor, unwrap, wrap
 from minidl.layers.layer import Layer
 from minidl.optimizers.flat import Flat, Task, adopt, sum_of_squares
@@ -143,9 +143,18 @@ class Optimizer:
                 p._node.grad = None  # type: ignore[union-attr]
 
     def minimize(self, loss: Tensor) -> None:
-        """One step down the gradient of `loss`: those of other parameters are not computed."""
+        """One step down the gradient of `loss`: those of other parameters are not computed.
+
+        Raises GradientError where `loss` depends on none of the parameters.
+        """
         self.zero_grad()
-        loss.backward(inputs=[p for p in self.parameters if p.requires_grad])
+        trained = [p for p in self.parameters if p.requires_grad]
+        loss.backward(inputs=trained)
+        if trained and all(p.grad is None for p in trained):
+            raise GradientError(
+                f"{type(self).__name__}.minimize: loss: depends on none of the parameters of this "
+                "optimiser; give it the loss of these, or make it of the model that computes it"
+            )
         self.step()
 
     def step(self, scale: Any = None) -> None:
@@ -166,7 +175,13 @@ class Optimizer:
         """Bring the parameters that have made a step to where their constraints want them."""
         for p in self.parameters:
             if p.constraint is not None and p.grad is not None:
-                p._data[...] = unwrap(p.constraint(wrap(p._data, None, p._version)))
+                allowed = unwrap(p.constraint(wrap(p._data, None, p._version)))
+                if np.shape(allowed) != p.shape:
+                    raise ShapeError(
+                        f"{type(self).__name__}: constraint {p.constraint!r} of {p.name}: expected "
+                        f"the parameter's shape {p.shape}, got {np.shape(allowed)}"
+                    )
+                p._data[...] = allowed
 
     def add_slot(self, name: str) -> None:
         """Keep one more array as large as the parameters, 0 at first, which `update` does not see.

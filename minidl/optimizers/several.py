@@ -16,7 +16,8 @@ class Optimizers(Mapping):
     `zero_grad` and `step` are those of all; where they step at different times the model's
     `train_step` calls them one by one. They are saved and loaded together.
 
-    Raises ValueError for an empty dict, TypeError for what is no optimiser.
+    Raises ValueError for an empty dict and for one optimiser under two names, TypeError for what is
+    no optimiser.
     """
 
     def __init__(self, optimizers: Mapping[str, Optimizer]) -> None:
@@ -29,6 +30,8 @@ class Optimizers(Mapping):
                     "Optimizers: expected names with optimisers such as md.optimizers.Adam(model), "
                     f"got {name!r}: {optimizer!r}"
                 )
+        if len({id(each) for each in self._each.values()}) < len(self._each):
+            raise ValueError("Optimizers: one optimiser has two names; make one for each")
 
     def __getitem__(self, name: str) -> Optimizer:
         if name not in self._each:

@@ -451,8 +451,8 @@ class Run:
             p.grad = tensor(gradient, device=p.device)
 
     def _lasting(self) -> dict[str, Callback]:
-        """The callbacks that remember something, by name and by what they monitor; those alike in
-        both by their order."""
+        """The callbacks that remember something, by name, by what they monitor and by the name of
+        their optimiser; those alike in all by their order."""
         found: dict[str, Callback] = {}
         seen: Counter[str] = Counter()
         for callback in self.callbacks:
@@ -460,6 +460,8 @@ class Run:
                 name = type(callback).__name__
                 if monitor := getattr(callback, "monitor", None):
                     name = f"{name}({monitor})"
+                if isinstance(optimizer := getattr(callback, "optimizer", None), str):
+                    name = f"{name} of {optimizer}"
                 seen[name] += 1
                 found[f"{name} {seen[name]}" if seen[name] > 1 else name] = callback
         return found

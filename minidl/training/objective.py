@@ -174,9 +174,10 @@ class Objective:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises SerializationError for the state of other losses or metrics."""
-        if state["names"] != self.names:
+        if state["names"] != self.names or "measures" not in state:
             raise SerializationError(
-                f"resume: saved with other metrics: {', '.join(state['names'])}; these are "
+                f"resume: saved with other metrics: {', '.join(state['names'])}"
+                f"{'' if 'measures' in state else ', of a step of the model'}; these are "
                 f"{', '.join(self.names)}"
             )
         self._adds = state["adds"]

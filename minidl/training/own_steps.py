@@ -75,10 +75,11 @@ class OwnStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises SerializationError for the state of other numbers."""
-        if state["names"] != self.names:
+        if state["names"] != self.names or "means" not in state:
             raise SerializationError(
-                f"resume: saved with other numbers: {', '.join(state['names'])}; these are "
-                f"{', '.join(self.names)}"
+                f"resume: saved with other numbers: {', '.join(state['names'])}"
+                f"{'' if 'means' in state else ', of a loss and metrics'}; these are "
+                f"{', '.join(self.names)}, of the model's own step"
             )
         self._means = {name: Mean(name=name) for name in state["means"]}
         for name, mean in self._means.items():

@@ -332,3 +332,23 @@ def test_conv_refusals():
         circular_spectral_norm(kernel, (9, 2), stride=2)
     with pytest.raises(ShapeError, match="kernel: expected"):
         spectral.convolution(np.ones((3, 3)))
+    with pytest.raises(ValueError, match="conv_spectral_bound: padding: expected 'valid'"):
+        conv_spectral_bound(kernel, (9, 2), padding="full")
+    with pytest.raises(ShapeError, match="conv_spectral_bound: padding: expected 0 or more"):
+        conv_spectral_bound(kernel, (9, 2), padding=-1)
+
+
+def test_paddings_that_differ_in_kind_by_axis():
+    kernel, shape = rng.normal(size=(3, 2, 2, 1)), (5, 4, 2)
+    for padding in (("same", 1), (2, "valid"), ((1, 0), "same")):
+        expected = top(matrix_of(spectral.convolution(kernel, padding=padding), shape))
+        bound = conv_spectral_bound(kernel, shape, padding=padding)
+        assert expected * (1 - 1e-12) <= bound < 1.3 * expected
+
+
+def test_a_kernel_of_integers():
+    kernel = np.ones((3, 3, 1, 1), int)
+    norm = conv_spectral_norm(kernel, (8, 8, 1), padding="same")
+    np.testing.assert_allclose(
+        norm, top(matrix_of(spectral.convolution(kernel, padding="same"), (8, 8, 1))), rtol=1e-6
+    )

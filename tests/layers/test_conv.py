@@ -138,3 +138,10 @@ def test_a_whole_fit_on_the_stand_in():
 def test_errors(make, words):
     with pytest.raises(ShapeError, match=words):
         make()
+
+
+@pytest.mark.parametrize("layer", [DepthwiseConv2D(3), SeparableConv2D(2, 3)])
+def test_other_channels_than_when_it_was_built(layer):
+    layer(normal(1, 5, 5, 4))
+    with pytest.raises(ShapeError, match="Conv2D: x: expected 4 channels, as when it was built"):
+        layer(normal(1, 5, 5, 3))

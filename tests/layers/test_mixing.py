@@ -1,5 +1,7 @@
 """ManifoldMixing: any model, mixed at a place."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from minidl.layers import (
     Layer,
     ManifoldMixing,
     Sequential,
+    SpectralNormalization,
 )
 from minidl.losses import CategoricalCrossentropy
 from minidl.testing import check_gradients, strict
@@ -91,6 +94,32 @@ def test_any_model():
     with pytest.raises(TypeError, match="numbers of words cannot be mixed"):
         mixing(ids, mask, mix._replace(place=0))
     assert mixing(ids, mask, mix._replace(place=1)).shape == (4, 2)
+
+
+def test_inside_a_layer_that_gives_it_other_weights():
+    with md.default_dtype("float64"):
+        normalized = SpectralNormalization(Dense(2, input_size=3))
+        normalized.layer.kernel = md.Parameter(5 * normalized.layer.kernel.numpy())
+    model = Sequential([normalized.iterate(20)]).eval()
+    found = ManifoldMixing(model, ["0.layer"])(X, at(1))
+    np.testing.assert_allclose(found, mixed(model(X), MIX))
+
+
+def test_other_threads_see_the_model_unmixed():
+    seen = []
+
+    class Watched(Dense):
+        def call(self, x):
+            if threading.current_thread() is threading.main_thread():
+                other = threading.Thread(target=lambda: seen.append(model(X).numpy()))
+                other.start()
+                other.join()
+            return super().call(x)
+
+    with md.default_dtype("float64"):
+        model = Sequential([Watched(4, input_size=3)])
+    ManifoldMixing(model, ["0"])(X, at(1))
+    np.testing.assert_array_equal(seen[0], model(X).numpy())
 
 
 def test_refusals():

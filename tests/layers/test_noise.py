@@ -43,6 +43,13 @@ def test_moments(layer, deviation):
     assert out.std() == pytest.approx(deviation, rel=0.01)
 
 
+@EACH
+def test_integers_become_floats(kind):
+    images = np.full((2, 3, 4), 200, np.uint8)
+    noisy = kind(0.3)(images)
+    assert noisy.dtype == np.float32 and np.ptp(noisy.numpy()) > 0
+
+
 def test_whole_channels():
     out = SpatialDropout1D(0.5)(md.tensor(np.ones((4, 5, 6), np.float32))).numpy()
     assert (out == out[:, :1]).all() and set(np.unique(out)) == {0, 2}

@@ -153,6 +153,11 @@ class TestBatchNormalization:
         assert not out[~MASK].any()
         np.testing.assert_array_equal(out[1, :2], layer(x[1:2, :2]).numpy()[0])
 
+    def test_float16_stays_so_in_evaluation_too(self):
+        layer, x = BatchNormalization(input_size=4), normal(6, 4).astype(np.float16)
+        assert layer(x).dtype == layer.eval()(x).dtype == np.float16
+        assert layer.moving_mean.dtype == np.float32
+
     def test_names_and_buffers(self):
         layer = BatchNormalization(input_size=3)
         names = ["gamma", "beta", "moving_mean", "moving_variance"]

@@ -373,6 +373,12 @@ class TestErrors:
         with pytest.raises(TypeError, match="go_backwards"):
             to_pytorch(LSTM(3, go_backwards=True, input_size=2))
 
+    def test_an_activation_with_parameters_is_not_left_out(self):
+        layer = Dense(3, activation=md.layers.PReLU(input_size=3), input_size=4)
+        assert "activation.weight" in to_pytorch(layer)
+        with pytest.raises(SerializationError, match=r"missing: activation\.weight"):
+            from_pytorch(layer, self.state)
+
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 def test_other_dtypes(dtype):

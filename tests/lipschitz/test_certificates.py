@@ -63,6 +63,11 @@ def test_nothing_inside_is_decided_otherwise(seed):
         ((LOGITS, -1.0), "bound: expected a number >= 0, got -1.0"),
         ((LOGITS, math.nan), "got nan"),
         ((LOGITS, 1.0, [0, 1]), r"labels: expected shape \(3,\), got \(2,\)"),
+        (
+            (LOGITS, 1.0, [0, 1, -1]),
+            "labels: expected integers from 0 to 2, got int64 from -1",
+        ),
+        ((LOGITS, 1.0, [0.0, 1.0, 2.0]), "labels: expected integers"),
     ],
 )
 def test_wrong_arguments(arguments, message):

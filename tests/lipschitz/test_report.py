@@ -29,6 +29,12 @@ def test_a_line_for_each_layer_and_their_product():
     )
 
 
+def test_it_leaves_no_losses_behind():
+    model = layers.Sequential([layers.Dense(3, activity_regularizer="l2"), layers.Dense(2)])
+    upper_bound(model, (4,))
+    assert not model.losses()
+
+
 def test_the_table():
     first, *_, last = (table := str(upper_bound(network(), (2, 3)))).splitlines()
     assert first.split() == ["layer", "constant", "why"]

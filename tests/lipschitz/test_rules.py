@@ -194,7 +194,29 @@ def test_activations_of_ones_own():
     assert upper_bound(layers.Activation(stretch), (2,)).product == 3
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (layers.Dense(2, input_size=3), (3,)),
+        (layers.Conv1D(2, 3, input_size=3), (5, 3)),
+        (layers.Conv2DTranspose(2, 3, input_size=3), (5, 5, 3)),
+        (layers.SeparableConv2D(2, 3, input_size=3), (5, 5, 3)),
+        (layers.PReLU(input_size=3), (3,)),
+        (layers.BatchNormalization(input_size=3), (3,)),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_weights_that_are_no_numbers_are_refused(layer, shape):
+    state = {name: np.array(value) for name, value in layer.state_dict().items()}
+    next(iter(state.values())).flat[0] = np.nan
+    layer.load_state_dict(state)
+    with pytest.raises(ValueError, match="got nan; look for NaN in the weights"):
+        upper_bound(layer, shape)
+
+
 def test_what_has_no_constant_has_an_infinite_one():
+    with np.errstate(all="ignore"):  # of zeros, which find the shape
+        assert upper_bound(layers.LayerNormalization(epsilon=0.0), (2,)).product == math.inf
     assert upper_bound(layers.Activation("exp"), (2,)).product == math.inf
     assert upper_bound(layers.ReLU(threshold=1.0), (2,)).product == math.inf
 

@@ -91,6 +91,11 @@ def test_the_answer_is_the_same_each_time_and_draws_nothing():
     assert md.random.generator().state() == before
 
 
+def test_no_bound_from_nan():
+    with pytest.raises(ValueError, match="lower_bound: f: expected finite slopes"):
+        lower_bound(lambda x: x * np.nan, images(2))
+
+
 def test_wrong_shapes():
     with pytest.raises(
         md.errors.ShapeError, match=r"x: expected items \(batch, ...\), got shape \(3,\)"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import minidl as md
 from minidl import ops
-from minidl.errors import ShapeError
+from minidl.errors import DtypeError, ShapeError
 from minidl.ops import windows
 from minidl.ops.convolution import convolution_definition, transpose_definition
 from minidl.testing import check_gradients
@@ -316,7 +316,7 @@ def test_lengths_of_transposes(size, stride, padding, length):
         ("conv2d", ((1, 5, 5, 2), (3, 3, 2, 4)), {"stride": (1, 2, 3)}, "stride: expected a num"),
         ("conv2d", ((1, 5, 2, 2), (3, 3, 2, 4)), {}, "x: expected at least 3 columns"),
         ("conv2d", ((1, 2, 5, 2), (3, 3, 2, 4)), {}, "x: expected at least 3 rows"),
-        ("conv2d", ((1, 5, 5, 2), (3, 3, 2, 4)), {"padding": "causal"}, "padding: .* no past"),
+        ("conv2d", ((1, 5, 5, 2), (3, 3, 2, 4)), {"padding": "causal"}, "padding: .* got 'causal'"),
         ("conv2d", ((1, 5, 5, 2), (3, 3, 2, 4)), {"padding": (1, 1, 1)}, "padding: expected .n, m"),
         ("conv2d", ((1, 5, 5, 2), (3, 3, 2, 4)), {"activation": "tanh"}, "activation: expected"),
         (
@@ -344,3 +344,42 @@ def test_errors_name_the_argument_and_the_mend(op, shapes, options, words):
 
 def test_they_are_public():
     assert {"conv2d", "conv1d_transpose", "conv2d_transpose"} <= set(ops.__all__)
+
+
+def test_mixed_numbers_become_what_all_of_them_fit_in():
+    whole = np.ones((1, 3, 3, 1), int), np.ones((2, 2, 1, 1), int)
+    assert md.conv2d(*whole, np.array([0.5])).tolist() == [[[[4.5]] * 2] * 2]
+    x, kernel = np.ones((1, 3, 3, 1), np.float32), np.ones((2, 2, 1, 1), np.float32)
+    assert md.conv2d(x, kernel, np.zeros(1)).dtype == np.float64
+    wide = np.random.default_rng(0).standard_normal((4, 14, 14, 32), np.float32)
+    half = np.random.default_rng(1).standard_normal((3, 3, 32, 64)).astype(np.float16)
+    same = md.conv2d(wide, half.astype(np.float32))
+    np.testing.assert_array_equal(md.conv2d(wide, half), same)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "options", "error", "message"),
+    [
+        (md.conv1d, (1, 4, 1), {"padding": (1, 2, 3)}, ShapeError, r"n or \(before, after\)"),
+        (md.conv2d, (1, 4, 4, 1), {"padding": (1, (1, 2, 3))}, ShapeError, "along an axis"),
+        (md.conv2d, (1, 4, 4, 1), {"padding": ("causal", 1)}, ValueError, "got 'causal'"),
+        (md.conv1d_transpose, (1, 4, 1), {"padding": "causal"}, ValueError, "got 'causal'"),
+        (md.conv2d, (1, 4, 4, 1), {"padding": np.ones(3)}, DtypeError, "expected an integer"),
+        (md.conv2d, (1, 4, 4, 1), {"stride": -1}, ShapeError, "expected 1 or more, got -1"),
+        (md.conv2d, (1, 4, 4, 1), {"groups": 1.0}, DtypeError, "groups: expected an integer"),
+    ],
+)
+def test_options_that_are_none(op, shape, options, error, message):
+    kernel = np.ones((*(2,) * (len(shape) - 2), 1, 1))
+    with pytest.raises(error, match=message):
+        op(np.ones(shape), kernel, **options)
+
+
+def test_layers_without_filters_are_refused():
+    for make in (
+        lambda: md.layers.Conv2D(0, 3),
+        lambda: md.layers.Conv2D(-2, 3),
+        lambda: md.layers.DepthwiseConv2D(3, depth_multiplier=0),
+    ):
+        with pytest.raises(ShapeError, match="expected 1 or more"):
+            make()

@@ -69,10 +69,21 @@ def test_pytorch():
     np.testing.assert_array_equal(md.pixel_unshuffle(x, 2), unshuffled)
 
 
+def test_integers_stay_what_they_are(device):
+    labels = md.tensor(np.array([[[[2**24 + 1]], [[7]]]]), device=device)
+    large = md.upsample_nearest(labels, 2)
+    assert large.dtype == labels.dtype and large.numpy()[0, :, 0, 0].tolist() == [
+        2**24 + 1, 2**24 + 1, 7, 7
+    ]  # fmt: skip
+
+
 def test_outputs_are_no_views():
     x = normal(1, 2, 2, 4)
     for f in (md.upsample_nearest, md.pixel_shuffle, md.pixel_unshuffle):
         assert not np.shares_memory(f(x, 1), x)
+    for f, shape in ((md.pixel_shuffle, (3, 1, 1, 4)), (md.pixel_unshuffle, (3, 2, 2, 1))):
+        x = normal(*shape)  # nothing changes places
+        assert not np.shares_memory(f(x, 2), x)
 
 
 def test_errors():

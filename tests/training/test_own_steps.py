@@ -262,6 +262,35 @@ class TestResume:
                 for slot in slots:
                     np.testing.assert_array_equal(slots[slot], own[slot])
 
+    def test_a_run_of_the_other_kind_is_refused(self, tmp_path):
+        class Own(Dense):
+            train_names = ("loss",)
+
+            def train_step(self, batch, optimizer):
+                loss = md.mean(self(batch.inputs))
+                optimizer.minimize(loss)
+                return {"loss": loss}
+
+        data = Batches(np.ones((4, 2), np.float32), np.ones((4, 1), np.float32), seed=0)
+        plain, own = Dense(1, input_size=2), Own(1, input_size=2)
+        runs = {"loss": (plain, MeanSquaredError()), "step": (own, None)}
+        for name, (model, loss) in runs.items():
+            saving = Checkpoint(tmp_path / f"{name}.npz")
+            md.fit(model, loss, SGD(model), data, callbacks=saving, **QUIET)
+        for name, of in (("loss", "of a step of the model"), ("step", "of a loss and metrics")):
+            model, loss = runs[name]
+            saving = Checkpoint(tmp_path / f"{'step' if name == 'loss' else 'loss'}.npz")
+            with pytest.raises(SerializationError, match=of):
+                md.fit(model, loss, SGD(model), data, callbacks=saving, resume=saving.path, **QUIET)
+
+    def test_averages_of_two_optimisers_may_change_places(self, tmp_path):
+        model, optimizers, points = rivals()
+        kinds = [ExponentialMovingAverage(optimizer=name) for name in ("critic", "generator")]
+        path = tmp_path / "run.npz"
+        md.fit(model, None, optimizers, points, callbacks=[*kinds, Checkpoint(path)], **QUIET)
+        names = set(md.load(path)["callbacks"])
+        assert {f"ExponentialMovingAverage of {name}" for name in optimizers} <= names
+
     def test_other_optimisers_are_refused(self, tmp_path):
         model, optimizers, points = rivals()
         path = tmp_path / "run.npz"
@@ -290,6 +319,11 @@ class TestSeveralOptimizers:
             results.append(model.state_dict())
         for name, value in results[0].items():
             np.testing.assert_allclose(results[1][name], value, rtol=1e-6)
+
+    def test_one_optimiser_has_one_name(self):
+        optimizer = SGD(Dense(1, input_size=2))
+        with pytest.raises(ValueError, match="one optimiser has two names"):
+            Optimizers({"a": optimizer, "b": optimizer})
 
     def test_it_is_a_mapping_of_optimisers(self):
         model = Dense(1, input_size=2)
@@ -340,6 +374,13 @@ class TestMinimize:
         optimizer.minimize(md.sum(second(first(np.ones((4, 3), np.float32)))))
         assert first.kernel.grad is None and optimizer.iterations == 1
         np.testing.assert_allclose(second.kernel.numpy(), before - 0.1 * second.kernel.grad.numpy())
+
+    def test_a_loss_of_other_parameters_is_refused(self):
+        first, second = Dense(2, input_size=3), Dense(2, input_size=3)
+        optimizer = Adam(first)
+        with pytest.raises(GradientError, match=r"Adam\.minimize: loss: depends on none of"):
+            optimizer.minimize(md.mean(second(np.ones((4, 3), np.float32))))
+        assert optimizer.iterations == 0
 
     def test_backward_reaches_leaves_only(self):
         x = md.tensor([1.0, 2.0], requires_grad=True)

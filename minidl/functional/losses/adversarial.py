@@ -10,7 +10,7 @@ from typing import Any
 
 from minidl import autodiff, ops, random
 from minidl.backend import device_of, to_device
-from minidl.errors import ShapeError
+from minidl.errors import DtypeError, ShapeError
 from minidl.functional.losses.checks import as_data, wide
 from minidl.graph import Tensor, unwrap
 from minidl.samples import Draw, call, samples
@@ -68,7 +68,7 @@ def gradient_penalty(
     in [0, 1]; drawn from minidl's generator where None. one_sided: only what is above 1 counts.
 
     The gradient is recorded: what comes back can be differentiated by the critic's parameters.
-    Raises ShapeError for other shapes.
+    Raises ShapeError for other shapes, DtypeError for integers.
     """
     real = unwrap(as_data(real))
     fake = unwrap(as_data(fake, real))
@@ -77,6 +77,11 @@ def gradient_penalty(
             "gradient_penalty: expected real and fake of one shape (batch, ...), got "
             f"{real.shape} and {fake.shape}"
         )
+    if real.dtype.kind != "f" or fake.dtype.kind != "f":  # weights of their dtype would all be 0
+        raise DtypeError(
+            f"gradient_penalty: expected real and fake of floats, got {real.dtype} and "
+            f"{fake.dtype}; use .astype('float32')"
+        )
     count = real.shape[0]
     if weights is None:
         weights = random.generator().uniform(shape=(count,), dtype=real.dtype)
@@ -84,7 +89,7 @@ def gradient_penalty(
     if weights.shape != (count,):
         raise ShapeError(f"gradient_penalty: weights: expected ({count},), got {weights.shape}")
     w = weights.reshape((count,) + (1,) * (real.ndim - 1))
-    slopes = _slopes(critic, fake + w * (real - fake))
+    slopes = wide(_slopes(critic, fake + w * (real - fake)))
     excess = ops.norm(slopes, axis=tuple(range(1, slopes.ndim))) - 1
     return ops.mean(ops.square(ops.relu(excess) if one_sided else excess))
 
@@ -95,7 +100,7 @@ def zero_centered_penalty(critic: Callable[[Tensor], Tensor], x: Any) -> Tensor:
 
     critic: as in gradient_penalty; x: (batch, ...), taken as a constant.
     """
-    slopes = _slopes(critic, unwrap(as_data(x)))
+    slopes = wide(_slopes(critic, unwrap(as_data(x))))
     return ops.sum(ops.square(slopes)) / slopes.shape[0]
 
 

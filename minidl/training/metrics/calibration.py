@@ -43,11 +43,15 @@ class ExpectedCalibrationError(Metric):
         xp = namespace(y_pred)
         targets = true_classes(y_true, y_pred)
         kept = positions(self.name, targets, mask, y_pred.shape[:-1])
-        p = ops.softmax(y_pred) if self.from_logits else y_pred
-        self._check(p, kept)
+        if self.from_logits:
+            p = ops.softmax(y_pred)
+        else:
+            p = y_pred
+            self._check(p, kept)
         confidence = p.max(axis=-1).astype(np.float64)
         # Bin m is ((m - 1) / bins, m / bins]. One-hot, not a scatter: sums in a fixed order.
-        cells = xp.ceil(confidence * self.bins) - 1
+        # A NaN falls into the first, so that the result is NaN as well.
+        cells = xp.where(xp.isnan(confidence), 0, xp.ceil(confidence * self.bins) - 1)
         falls = cells[..., None].clip(0, self.bins - 1) == xp.arange(self.bins)
         if kept is not None:
             falls = falls & kept[..., None]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import minidl as md
 from minidl import functional
-from minidl.errors import ShapeError
+from minidl.errors import DtypeError, ShapeError
 from minidl.layers import Dense, Sequential
 from minidl.testing import check_gradients, strict
 
@@ -150,9 +150,19 @@ class TestGradientPenalty:
                 (loss + functional.zero_centered_penalty(model, real)).backward()
         assert model[0].kernel.grad.dtype == np.float32
 
+    @pytest.mark.filterwarnings("error")
+    def test_slopes_of_float16_are_squared_in_float32(self):
+        x = np.ones((4, 3), np.float16)
+        steep = lambda x: 300.0 * md.sum(x, axis=1)  # noqa: E731
+        assert float(functional.zero_centered_penalty(steep, x)) == 3 * 300**2
+        expected = (300 * 3**0.5 - 1) ** 2
+        assert np.isclose(float(functional.gradient_penalty(steep, x, x)), expected)
+
     def test_shapes(self):
         real = np.zeros((4, 3))
         with pytest.raises(ShapeError, match=r"one shape .* got \(4, 3\) and \(3, 3\)"):
             functional.gradient_penalty(network(), real, np.zeros((3, 3)))
         with pytest.raises(ShapeError, match=r"weights: expected \(4,\), got \(4, 1\)"):
             functional.gradient_penalty(network(), real, real, np.zeros((4, 1)))
+        with pytest.raises(DtypeError, match="of floats, got int64 and float64"):
+            functional.gradient_penalty(network(), np.ones((4, 3), np.int64), real)

@@ -59,6 +59,11 @@ def test_reliability():
     assert metric.result() == pytest.approx((0.5 + 2 * 0.15 + 0.1) / 4)
 
 
+def test_of_nan_it_is_nan():
+    spoiled = np.where(np.arange(len(LOGITS))[:, None] == 0, np.nan, LOGITS)
+    assert np.isnan(result(ExpectedCalibrationError(from_logits=True), Y, spoiled))
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="expected probabilities, got -"):
         result(ExpectedCalibrationError(), Y, LOGITS)
