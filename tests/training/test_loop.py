@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -198,7 +199,10 @@ class TestInterrupt:
 
         def press(run):
             os.kill(os.getpid(), signal.SIGINT)
+            while not run.stop:  # two signals that wait are one
+                time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)  # not to its end
 
         with pytest.raises(KeyboardInterrupt):
             md.fit(model, MeanSquaredError(), optimizer, train, callbacks=[Do(press)], **QUIET)

@@ -217,10 +217,10 @@ def _triplets(mining: str):
         places = np.array([0.0, 1.0, 3.1, 7.3, 15.2])[list(draw.permutation(5)[:n])]
         x = places[:, None] + draw.array((n, draw.integer(1, 3)), -0.1, 0.1)
         labels = draw.integers((n,), 0, 1) * 7
-        return call(
-            x, labels, **masked(draw, (n,)), margin=draw.choice([0.02, 50.0, "soft"]),
-            squared=draw.boolean(),
-        )  # fmt: skip
+        margin = draw.choice([0.02, 50.0, "soft"])
+        if margin == "soft":
+            x = 0.3 * x  # exp(-15^2) is no float32
+        return call(x, labels, **masked(draw, (n,)), margin=margin, squared=draw.boolean())
 
 
 for _mining in _MINERS:
