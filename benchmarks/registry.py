@@ -93,5 +93,16 @@ def as_in_fit(run: Run) -> Run:
 
 
 def _load() -> None:
-    for module in ("tagger", "attention", "reading", "titles", "overhead"):
+    modules = (
+        "tagger",
+        "attention",
+        "reading",
+        "spectra",
+        "titles",
+        "gan",
+        "digits",
+        "convolution",
+        "overhead",
+    )
+    for module in modules:
         importlib.import_module(f"benchmarks.{module}")
