@@ -70,7 +70,7 @@ def _minidl(network: str, spectral: bool) -> Run:
         optimizer.minimize(loss)
         return loss
 
-    return as_in_fit(repeated(step))
+    return as_in_fit(repeated(step), critic)
 
 
 def _critic(network: str, spectral: bool) -> Any:

@@ -79,14 +79,15 @@ def repeated(step: Callable[[], Any]) -> Run:
     return run
 
 
-def as_in_fit(run: Run) -> Run:
-    """With the threads and the allocator that `md.fit` uses."""
+def as_in_fit(run: Run, model: Any = None) -> Run:
+    """With the threads and the allocator that `md.fit` uses: for this model, or for most."""
     import minidl as md
+    from minidl.training.loop import threads_for
 
     md.tune_allocator()
 
     def with_threads(count: int) -> Any:
-        with md.threads(2):
+        with md.threads(2) if model is None else threads_for(model, 2):
             return run(count)
 
     return with_threads

@@ -221,6 +221,7 @@ def default_dtype(dtype: Any) -> Iterator[None]:
 # not depend on who executes it.
 
 _threads: contextvars.ContextVar[int] = contextvars.ContextVar("minidl_threads", default=1)
+_blas_divides: contextvars.ContextVar[bool] = contextvars.ContextVar("minidl_blas", default=False)
 
 
 class _Helper:
@@ -304,24 +305,33 @@ def in_two(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, An
     return first(), second()
 
 
+def blas_divides() -> bool:
+    """Whether matrix products are left whole, for BLAS to divide: inside `threads(n, blas=m)`."""
+    return _blas_divides.get()
+
+
 @contextmanager
-def threads(n: int) -> Iterator[None]:
+def threads(n: int, blas: int | None = None) -> Iterator[None]:
     """Use `n` threads for the work inside: our helper thread and BLAS's own, restored after.
 
     From two on, large work is split over two Python threads and each gets half of BLAS's threads:
-    one when n is 2, so that the two kinds of threads do not fight for the cores. With 1 all runs on
-    one core. Results do not depend on `n` beyond what BLAS itself does with its threads.
+    one when n is 2, so that the two kinds of threads do not fight for the cores. With `blas`, BLAS
+    gets so many and divides matrix products itself, which hands over sooner: for networks of
+    little else. With 1 all runs on one core. Results do not depend on it beyond what BLAS itself
+    does with its threads.
     """
-    if n < 1:
-        raise ValueError(f"threads: n: expected at least 1, got {n}")
+    for name, value in (("n", n), ("blas", 1 if blas is None else blas)):
+        if value < 1:
+            raise ValueError(f"threads: {name}: expected at least 1, got {value}")
     from threadpoolctl import threadpool_limits
 
-    token = _threads.set(n)
+    tokens = _threads.set(n), _blas_divides.set(blas is not None)
     try:
-        with threadpool_limits(max(1, n // 2), user_api="blas"):
+        with threadpool_limits(blas or max(1, n // 2), user_api="blas"):
             yield
     finally:
-        _threads.reset(token)
+        _threads.reset(tokens[0])
+        _blas_divides.reset(tokens[1])
 
 
 def tune_allocator() -> bool:

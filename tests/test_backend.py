@@ -12,6 +12,7 @@ import pytest
 import minidl as md
 from minidl import backend
 from minidl.errors import DeviceError
+from minidl.ops import products
 
 
 def run(code):
@@ -112,8 +113,22 @@ def test_threads_scopes_blas():
     np.ones((2, 2)) @ np.ones((2, 2))
     before = blas()
     with md.threads(2):
-        assert set(blas()) <= {1}
-    assert blas() == before
+        assert set(blas()) <= {1} and not backend.blas_divides()
+        with md.threads(1, blas=1):
+            assert set(blas()) <= {1} and backend.blas_divides()
+    assert blas() == before and not backend.blas_divides()
+    with pytest.raises(ValueError, match="blas: expected at least 1"), md.threads(2, blas=0):
+        pass
+
+
+def test_products_are_left_to_blas_that_has_threads(monkeypatch):
+    halved = []
+    monkeypatch.setattr(products, "in_two", lambda *both: halved.append([f() for f in both]))
+    x = np.ones((300, 300), np.float32)
+    with md.threads(2, blas=2):
+        assert (md.matmul(x, x) == 300).all() and not halved
+    with md.threads(2):
+        assert (md.matmul(x, x) == 300).all() and len(halved) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

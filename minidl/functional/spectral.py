@@ -20,8 +20,8 @@ from minidl.backend import Array, namespace, to_host
 from minidl.derivatives import vjp
 from minidl.errors import ShapeError
 from minidl.graph import Tensor, unwrap, wrap
+from minidl.ops.geometry import paddings
 from minidl.ops.shape import shape_of
-from minidl.ops.windows import paddings
 from minidl.samples import Draw, call, samples
 
 # --- Matrices -------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from minidl.errors import ShapeError
 from minidl.functional.activations import activation as get_activation
 from minidl.graph import Tensor
 from minidl.layers.layer import Layer
+from minidl.ops.geometry import per_axis
 from minidl.ops.shape import count_of, shape_of
-from minidl.ops.windows import per_axis
 
 
 class _Conv(Layer):

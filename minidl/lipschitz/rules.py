@@ -19,7 +19,7 @@ from minidl.functional.activations import linear
 from minidl.functional.spectral import conv_spectral_bound, spectral_norm
 from minidl.graph import Tensor
 from minidl.lipschitz.report import Bound, Report, lines_of, output_shape, register, upper_bound
-from minidl.ops.windows import per_axis
+from minidl.ops.geometry import per_axis
 
 ROUNDING = 1 + 1e-10  # far more than LAPACK's singular values in float64 are off
 

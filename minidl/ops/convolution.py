@@ -17,19 +17,11 @@ from minidl.backend import namespace
 from minidl.errors import ShapeError
 from minidl.graph import unwrap
 from minidl.ops.activations import gate, relu
+from minidl.ops.geometry import Axis, Geometry, Sizes, paddings, per_axis
 from minidl.ops.joining import concatenate, pad
 from minidl.ops.products import matmul
 from minidl.ops.shape import count_of, reshape, shape_of, swapaxes
-from minidl.ops.windows import (
-    Axis,
-    Geometry,
-    Sizes,
-    convolve,
-    correlate,
-    paddings,
-    per_axis,
-    transpose,
-)
+from minidl.ops.windows import convolve, correlate, transpose
 
 __all__ = ["conv1d", "conv1d_transpose", "conv2d", "conv2d_transpose"]
 

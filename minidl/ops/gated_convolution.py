@@ -18,20 +18,10 @@ from minidl.graph import unwrap
 from minidl.ops.activations import sigmoid
 from minidl.ops.convolution import check_shapes, conv1d
 from minidl.ops.elementwise import where
+from minidl.ops.geometry import Axis, Geometry, Sizes, meeting, paddings
 from minidl.ops.joining import split
 from minidl.ops.shape import count_of, shape_of
-from minidl.ops.windows import (
-    Axis,
-    Geometry,
-    Sizes,
-    columns_of,
-    convolve,
-    correlate,
-    meeting,
-    over_batch,
-    paddings,
-    transpose,
-)
+from minidl.ops.windows import columns_of, convolve, correlate, over_batch, transpose
 from minidl.ops.winograd import Winograd, suits
 
 __all__ = ["gated_conv1d"]

@@ -18,9 +18,10 @@ from minidl.autodiff import Draw, call, primitive, samples, stop_gradient
 from minidl.backend import Array, namespace
 from minidl.errors import ShapeError
 from minidl.ops.elementwise import ones_like
+from minidl.ops.geometry import Axis, meeting, paddings, per_axis
 from minidl.ops.joining import pad, stack
 from minidl.ops.shape import shape_of
-from minidl.ops.windows import Axis, meeting, over_batch, paddings, per_axis
+from minidl.ops.windows import over_batch
 
 __all__ = ["average_pool1d", "average_pool2d", "max_pool1d", "max_pool2d"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from minidl.autodiff import Draw, call, primitive, samples
-from minidl.backend import in_two, namespace
+from minidl.backend import blas_divides, in_two, namespace
 from minidl.errors import ShapeError
 from minidl.ops.reduction import sum
 from minidl.ops.shape import broadcast_to, many_axes, one_axis, reshape, shape_of, transpose
@@ -89,9 +89,14 @@ def _product(x: Any, y: Any) -> Any:
     xp = namespace(x)
     if xp is not np:
         return xp.matmul(x, y)
+    # What BLAS does not take NumPy multiplies in slow loops: columns of one entry, and rows that a
+    # broadcast made of one.
+    if x.shape[-1] == 1:
+        return np.multiply(x, y)
+    x, y = (np.ascontiguousarray(a) if 0 in a.strides[-2:] else a for a in (x, y))
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2]) if x.ndim > 2 or y.ndim > 2 else ()
     shape = (*batch, x.shape[-2], y.shape[-1])
-    if shape[0] < 2 or math.prod(shape) * x.shape[-1] < SPLIT:
+    if shape[0] < 2 or math.prod(shape) * x.shape[-1] < SPLIT or blas_divides():
         return np.matmul(x, y)
     out = np.empty(shape, np.result_type(x, y))
     if len(shape) == 2 and shape[1] > shape[0]:

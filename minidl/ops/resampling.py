@@ -6,10 +6,10 @@ from typing import Any
 
 from minidl.autodiff import Draw, call, primitive, samples
 from minidl.errors import ShapeError
+from minidl.ops.geometry import Axis, per_axis
 from minidl.ops.joining import stack
 from minidl.ops.pooling import Window, items_of, window_spread
 from minidl.ops.shape import repeat, reshape, shape_of
-from minidl.ops.windows import Axis, per_axis
 
 __all__ = ["pixel_shuffle", "pixel_unshuffle", "upsample_nearest"]
 

@@ -9,87 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minidl.backend import in_two, namespace
-from minidl.errors import ShapeError
 from minidl.ops.activations import positive_part
+from minidl.ops.geometry import Axis, Geometry, Run, Sizes, meeting, runs_of
 from minidl.ops.products import SPLIT
-from minidl.ops.shape import count_of
 from minidl.ops.winograd import Winograd, suits
 
 BLOCK = 3 << 19  # bytes of the buffer that holds some items' windows: within a core's cache
 PASS = 64  # an elementwise pass over an entry costs about as much as so many products
 SHORT = 10  # entries of a window's row up to which it is too short to be copied at once
-
-Sizes = tuple[int, ...]  # one number for each axis between the items and the channels
-
-
-class Axis(NamedTuple):
-    """How outputs meet inputs along an axis; `left` and `right` are widths of padding."""
-
-    stride: int
-    left: int
-    right: int
-    dilation: int = 1
-
-    def reach(self, size: int) -> int:
-        """From the first to the last entry of a window of `size` taps."""
-        return self.dilation * (size - 1)
-
-    def steps(self, length: int, size: int) -> int:
-        """The number of outputs."""
-        room = self.left + length + self.right - self.reach(size) - 1
-        return max(room // self.stride + 1, 0)
-
-
-class Geometry(NamedTuple):
-    """How outputs meet inputs."""
-
-    axes: tuple[Axis, ...]
-    groups: int = 1
-
-    def steps(self, lengths: Sizes, sizes: Sizes) -> Sizes:
-        return tuple(a.steps(n, k) for a, n, k in zip(self.axes, lengths, sizes, strict=True))
-
-
-def per_axis(op: str, name: str, value: Any, axes: int) -> Sizes:
-    """`value`, a number or one for each axis, as numbers of 1 or more."""
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
-    if len(values) != axes:
-        raise ShapeError(f"{op}: {name}: expected a number or {axes} of them, got {value}")
-    return tuple(count_of(op, name, n, least=1) for n in values)
-
-
-def paddings(
-    padding: Any, length: int, size: int, stride: int, dilation: int, op: str = "conv1d"
-) -> tuple[int, int]:
-    """`padding` along one axis as zeros on the left and on the right."""
-    reach = dilation * (size - 1)
-    if isinstance(padding, str):
-        if padding == "valid":
-            return 0, 0
-        if padding == "causal":
-            return reach, 0
-        if padding == "same":
-            total = max((-(-length // stride) - 1) * stride + reach + 1 - length, 0)
-            return total // 2, total - total // 2
-        raise ValueError(
-            f"{op}: padding: expected 'valid', 'same', 'causal', an integer or (left, right), got "
-            f"{padding!r}; use one of them"
-        )
-    left, right = padding if isinstance(padding, (tuple, list)) else (padding, padding)
-    return count_of(op, "padding", left), count_of(op, "padding", right)
-
-
-def meeting(tap: int, steps: int, length: int, axis: Axis) -> tuple[int, int, slice]:
-    """The outputs low to high - 1 that see one of `length` inputs through `tap`, and those."""
-    stride, offset = axis.stride, tap * axis.dilation - axis.left
-    low = max(0, -(offset // stride))
-    high = max(low, min(steps, -((offset - length) // stride)))
-    return low, high, slice(low * stride + offset, (high - 1) * stride + offset + 1, stride)
 
 
 def over_batch(work: Callable[[int, int], Any], x: Any, products: int) -> list:
@@ -124,9 +56,11 @@ def _products(x: Any, y: Any, out: Any = None) -> Any:
 
 
 def columns_of(
-    x: Any, steps: Sizes, sizes: Sizes, geometry: Geometry, start: int, stop: int
-) -> Iterator[tuple[slice, Any]]:
-    """The windows that `steps` outputs see, as (groups, rows, taps * channels // groups).
+    x: Any, steps: Sizes, sizes: Sizes, geometry: Geometry, start: int, stop: int,
+    outward: bool = False,
+) -> Iterator[tuple[slice, Any]]:  # fmt: skip
+    """The windows that `steps` outputs see, as (groups, rows, taps * channels // groups); with
+    `outward` all items' first outputs come before all second ones.
 
     Goes through the items `start` to `stop` of `x` in blocks, giving (items, windows) for each; all
     blocks share one buffer. On NumPy a block fits the cache; elsewhere it is everything: few calls.
@@ -139,13 +73,16 @@ def columns_of(
             rows = (items.stop - items.start) * math.prod(steps)
             yield items, x[items].reshape(1, rows, each)
         return
-    count = max((items.stop - items.start for items in blocks), default=0)
-    buffer = _buffer(x, (groups, count), steps, sizes, each)
-    fill = _filler(x[start:stop], count, steps, sizes, geometry)
+    most = max((items.stop - items.start for items in blocks), default=0)
+    fill = _filler(x[start:stop], most, steps, sizes, geometry)
+    buffer = None
     for items in blocks:
-        block = buffer[:, : items.stop - items.start]
-        fill(items.start - start, block)
-        yield items, block.reshape(groups, block.shape[1] * math.prod(steps), taps * each)
+        count = items.stop - items.start
+        if buffer is None or buffer.shape[1] != count:
+            buffer = _buffer(x, (groups, count), steps, sizes, each, outward)
+        fill(items.start - start, buffer)
+        block = buffer.swapaxes(1, 2) if outward else buffer
+        yield items, block.reshape(groups, count * math.prod(steps), taps * each)
 
 
 def _blocks(x: Any, entries: int, start: int, stop: int) -> list[slice]:
@@ -153,21 +90,25 @@ def _blocks(x: Any, entries: int, start: int, stop: int) -> list[slice]:
     so many entries of x's dtype; elsewhere all, for few calls."""
     count = max(stop - start, 1)
     if namespace(x) is np:
-        count = min(count, max(BLOCK // max(entries * x.dtype.itemsize, 1), 1))
+        most = max(BLOCK // max(entries * x.dtype.itemsize, 1), 1)
+        count = -(-count // -(-count // most))  # blocks of about one size
     return [slice(first, min(first + count, stop)) for first in range(start, stop, count)]
 
 
-def _buffer(x: Any, front: tuple[int, int], steps: Sizes, sizes: Sizes, channels: int) -> Any:
+def _buffer(
+    x: Any, front: tuple[int, int], steps: Sizes, sizes: Sizes, channels: int, outward: bool
+) -> Any:
     """(groups, items, *steps, *sizes, channels) in memory for windows of x. Where the row of a
     window is short, the entries of one tap are neighbours, not those of one window: longer runs to
     copy, and the product takes either."""
-    empty = namespace(x).empty
+    (groups, items), n, taps = front, len(steps), (*sizes, channels)
+    outs = (steps[0], items, *steps[1:]) if outward else (items, *steps)
     if sizes[-1] * channels > SHORT:
-        return empty((*front, *steps, *sizes, channels), x.dtype)
-    groups, items = front
-    n, taps = len(steps), (*sizes, channels)
-    apart = empty((groups, *taps, items, *steps), x.dtype)
-    return apart.transpose(0, *range(n + 2, 2 * n + 3), *range(1, n + 2))
+        buffer = namespace(x).empty((groups, *outs, *taps), x.dtype)
+    else:
+        apart = namespace(x).empty((groups, *taps, *outs), x.dtype)
+        buffer = apart.transpose(0, *range(n + 2, 2 * n + 3), *range(1, n + 2))
+    return buffer.swapaxes(1, 2) if outward else buffer
 
 
 def _filler(x: Any, count: int, steps: Sizes, sizes: Sizes, geometry: Geometry) -> Callable:
@@ -221,10 +162,19 @@ def convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool 
         return _convolve_alone(x, kernel, bias, steps, geometry, positive)
     out = xp.empty((x.shape[0], *steps, filters), x.dtype)
     matrices = matrices_of(kernel, geometry.groups)
+    runs = runs_of(x, steps[0], sizes[0], geometry.axes[0])
+    outward = len(runs) > 1
 
     def work(start: int, stop: int) -> None:
-        for items, columns in columns_of(x, steps, sizes, geometry, start, stop):
-            _products(columns, matrices, _by_group(out[items], geometry.groups))
+        for items, columns in columns_of(x, steps, sizes, geometry, start, stop, outward):
+            block = out[items]
+            if outward:
+                block = xp.empty((steps[0], len(block), *steps[1:], filters), x.dtype)
+            found = _by_group(block, geometry.groups)
+            for rows, taps in _parts_of(runs, columns, steps, sizes):
+                _products(columns[:, rows, taps], matrices[:, taps], found[:, rows])
+            if outward:
+                out[items] = block.swapaxes(0, 1)
             finish(out[items], bias, positive)
 
     def work_less(start: int, stop: int) -> None:
@@ -237,6 +187,15 @@ def convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool 
 
     over_batch(work, x, out.size * math.prod(sizes) * channels)
     return out
+
+
+def _parts_of(runs: list[Run], columns: Any, steps: Sizes, sizes: Sizes) -> list:
+    """The rows and columns of a matrix of windows that each run is."""
+    rows, width = columns.shape[1] // max(steps[0], 1), columns.shape[2] // sizes[0]
+    return [
+        (slice(o.start * rows, o.stop * rows), slice(t.start * width, t.stop * width))
+        for o, t in runs
+    ]
 
 
 def _of_one_dtype(x: Any, kernel: Any, bias: Any) -> tuple[Any, Any, Any]:
@@ -282,56 +241,77 @@ def transpose(
 def _scatter(
     y: Any, kernel: Any, bias: Any, lengths: Sizes, geometry: Geometry, positive: bool
 ) -> Any:
-    """`transpose` for any stride: products, added where their taps point to."""
+    """`transpose` for any stride: products, added where their taps point to. The items come after
+    the axes, so that it is cheap to leave out the outputs that see nothing but padding."""
     xp, groups, (*sizes, channels, _) = namespace(y), geometry.groups, kernel.shape
+    last, steps = geometry.axes[-1], y.shape[1:-1]
     out = xp.empty((y.shape[0], *lengths, groups * channels), y.dtype)
-    joint, parts = _parts(kernel, y.shape[1:-1], geometry)
-    axes = list(zip(geometry.axes, lengths, strict=True))
-    sides = [axis.left + length + axis.right for axis, length in axes]
-    sides[-1] = -(-sides[-1] // joint)
-    inside = (..., *(slice(a.left, a.left + length) for a, length in axes), slice(None))
-    by_group = out.reshape(*out.shape[:-1], groups, channels)
-    by_group = by_group.transpose(out.ndim - 1, *range(out.ndim - 1), out.ndim)
-    products = math.prod((*y.shape[1:-1], *sizes[:-1], channels * groups))
+    joint, parts = _parts(kernel, lengths, steps, geometry)
+    side = -(-(last.left + lengths[-1] + last.right) // joint)
+    from_y, into_out = _items_last(y, groups), _items_last(out, groups)
+    products = math.prod((*steps, *sizes[:-1], channels * groups))
 
     def work(start: int, stop: int) -> None:
         for items in _blocks(y, products * joint, start, stop):
-            block = y[items]
-            rows = _by_group(block, groups)[:, None]
-            padded = xp.zeros((groups, len(block), *sides, joint * channels), out.dtype)
-            for matrices, hits in parts:
-                spread = xp.matmul(rows, matrices)
-                spread = spread.reshape(*spread.shape[:2], *block.shape[:-1], spread.shape[-1])
-                for number, hit in enumerate(hits):
-                    padded[hit] += spread[:, number]
-            padded = padded.reshape(*padded.shape[:-2], padded.shape[-2] * joint, channels)
-            by_group[:, items] = padded[inside]
+            shape = (groups, *lengths[:-1], side, items.stop - items.start, joint * channels)
+            padded = xp.zeros(shape, out.dtype)
+            for columns, matrices in parts:
+                given = xp.ascontiguousarray(from_y[..., columns, items, :])
+                for rows, matrix, hit in matrices:
+                    met = given[rows]
+                    flat = met.reshape(groups, math.prod(met.shape[1:-1]), met.shape[-1])
+                    padded[hit] += _products(flat, matrix).reshape(
+                        *met.shape[:-1], matrix.shape[-1]
+                    )
+            for tap in range(joint):
+                first = -(-(last.left - tap) // joint)
+                target = into_out[..., first * joint + tap - last.left :: joint, items, :]
+                met = slice(first, first + target.shape[-3])
+                target[...] = padded[..., met, :, tap * channels : (tap + 1) * channels]
             finish(out[items], bias, positive)
 
     over_batch(work, y, y.shape[0] * products * sizes[-1] * y.shape[-1] // groups)
     return out
 
 
-def _parts(kernel: Any, steps: Sizes, geometry: Geometry) -> tuple[int, list]:
+def _items_last(x: Any, groups: int) -> Any:
+    """A view (groups, *axes, items, channels // groups)."""
+    n = x.ndim
+    x = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    return x.transpose(n - 1, *range(1, n - 1), 0, n)
+
+
+def _parts(kernel: Any, lengths: Sizes, steps: Sizes, geometry: Geometry) -> tuple[int, list]:
     """The kernel in parts of neighbouring taps along the last axis, so many to a part that they
-    meet neighbouring inputs, as do those of the next output: long runs to add. For each part,
-    (groups, places, filters // groups, taps * channels) and for each place, which is a choice of
-    taps along the other axes, where the products belong in (groups, items, ..., channels)."""
+    meet neighbouring inputs, as do those of the next output: long runs to add. For each part, the
+    outputs along that axis that see inputs, and for each choice of taps along the other axes, those
+    along these axes, the taps' matrices (groups, filters // groups, taps * channels), and where the
+    products belong in (groups, ..., steps, items, taps * channels)."""
     groups, (*sizes, channels, filters) = geometry.groups, kernel.shape
     *axes, last = geometry.axes
     joint = last.stride if last.dilation == 1 else 1
-    kernel = kernel.reshape(math.prod(sizes[:-1]), sizes[-1], channels, groups, filters // groups)
-    parts = []
-    for tap in range(0, sizes[-1], joint):
-        part = kernel[:, tap : tap + joint].transpose(3, 0, 4, 1, 2)
-        width = part.shape[3] * channels
-        hits = []
-        for taps in product(*(range(size) for size in sizes[:-1])):
-            starts = [(t * a.dilation, a.stride) for t, a in zip(taps, axes, strict=True)]
-            starts.append((tap * last.dilation // joint, last.stride // joint))
-            seen = (slice(f, f + s * n, s) for (f, s), n in zip(starts, steps, strict=True))
-            hits.append((slice(None), slice(None), *seen, slice(width)))
-        parts.append((part.reshape(*part.shape[:3], width), hits))
+    kernel = kernel.reshape(*sizes, channels, groups, filters // groups)
+    kernel = namespace(kernel).moveaxis(kernel, (-2, -1), (0, 1))
+    whole, parts = slice(None), []
+    for first in range(0, sizes[-1], joint):
+        taps = slice(first, min(first + joint, sizes[-1]))
+        ends = [meeting(tap, steps[-1], lengths[-1], last) for tap in range(taps.start, taps.stop)]
+        ends = [each for each in ends if each[0] < each[1]]
+        if not ends:
+            continue
+        low, high = min(each[0] for each in ends), max(each[1] for each in ends)
+        start, stride = first * last.dilation // joint, last.stride // joint
+        columns = slice(start + low * stride, start + (high - 1) * stride + 1, stride)
+        matrices = []
+        for others in product(*(range(size) for size in sizes[:-1])):
+            met = [meeting(*each) for each in zip(others, steps, lengths, axes, strict=False)]
+            if all(low < high for low, high, _ in met):
+                matrix = kernel[(whole, whole, *others, taps)]
+                matrix = matrix.reshape(*matrix.shape[:2], math.prod(matrix.shape[2:]))
+                rows = (whole, *(slice(low, high) for low, high, _ in met))
+                into = (whole, *(seen for *_, seen in met), columns, whole)
+                matrices.append((rows, matrix, (*into, slice(matrix.shape[-1]))))
+        parts.append((slice(low, high), matrices))
     return joint, parts
 
 
@@ -343,13 +323,17 @@ def correlate(x: Any, y: Any, sizes: Sizes, geometry: Geometry) -> Any:
     if _alone(geometry, channels):
         return _correlate_alone(x, y, sizes, geometry)
     dtype = np.result_type(x.dtype, y.dtype)
+    runs = runs_of(x, steps[0], sizes[0], geometry.axes[0])
+    outward = len(runs) > 1
 
     def work(start: int, stop: int) -> Any:
         shape = (groups, math.prod(sizes) * channels, filters // groups)
         total, part = xp.zeros(shape, dtype), xp.empty(shape, dtype)
-        for items, columns in columns_of(x, tuple(steps), sizes, geometry, start, stop):
-            _products(columns.swapaxes(1, 2), _by_group(y[items], groups), part)
-            total += part
+        for items, columns in columns_of(x, tuple(steps), sizes, geometry, start, stop, outward):
+            given = _by_group(y[items].swapaxes(0, 1) if outward else y[items], groups)
+            for rows, taps in _parts_of(runs, columns, tuple(steps), sizes):
+                seen = columns[:, rows, taps].swapaxes(1, 2)
+                total[:, taps] += _products(seen, given[:, rows], part[:, taps])
         return total.transpose(1, 0, 2).reshape(*sizes, channels, filters)
 
     def work_less(start: int, stop: int) -> Any:

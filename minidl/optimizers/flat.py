@@ -11,7 +11,7 @@ from minidl import backend
 from minidl.backend import Array
 from minidl.graph import Leaf, Parameter, wrap
 
-BLOCK = 32_768  # elements that stay in the cache through all passes over them
+BLOCK = 65_536  # elements that stay in the cache through all passes over them
 SPLIT = 100_000  # elements from which half of the blocks goes to the other thread
 _ALIGNMENT = 64  # bytes: each parameter starts on a cache line
 

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 
 from minidl import autodiff, backend, random, serialization
 from minidl.errors import SerializationError
-from minidl.graph import Tensor, tensor
+from minidl.graph import Parameter, Tensor, tensor
+from minidl.layers.dense import Dense
 from minidl.layers.layer import Layer
 from minidl.optimizers import Optimizer, Optimizers
 from minidl.training.callbacks import Callback, ProgressBar
@@ -67,7 +68,8 @@ def fit(
     validation_freq: validate after every so many epochs, and the last.
     resume: a file that `callbacks.Checkpoint` wrote: go on from there, bit for bit.
     read_every: read the loss, which waits for the device, once in so many batches and an epoch.
-    threads: run inside `md.threads` of this many (None: two, or one on a machine with one core).
+    threads: run inside `md.threads` of this many (None: two, or one on a machine with one core);
+    where all parameters are those of Dense layers, BLAS divides the matrix products.
     allocator: call `md.tune_allocator()`, which concerns the whole process and cannot be undone.
     verbose: show progress, unless `callbacks` has a ProgressBar.
 
@@ -90,8 +92,21 @@ def fit(
         run.load(resume)
     if allocator:
         backend.tune_allocator()
-    with backend.threads(threads or min(2, os.cpu_count() or 1)), run.interruptible():
+    with threads_for(model, threads), run.interruptible():
         return run.go()
+
+
+def threads_for(model: Layer, count: int | None = None) -> AbstractContextManager[None]:
+    """`md.threads` as `fit` sets it. All that a network of dense layers alone has to divide is
+    matrix products, which BLAS does at less cost."""
+    count = count or min(2, os.cpu_count() or 1)
+    owners = (
+        layer
+        for _, layer in model.walk()
+        if any(isinstance(member, Parameter) for _, member in layer.members())
+    )
+    dense = all(isinstance(layer, Dense) for layer in owners)
+    return backend.threads(count, blas=count if dense else None)
 
 
 def evaluate(

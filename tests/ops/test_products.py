@@ -88,6 +88,16 @@ def test_a_large_product_is_the_same_on_any_number_of_threads(x, y, monkeypatch)
     np.testing.assert_allclose(one, np.matmul(x.astype(float), y), rtol=1e-4, atol=1e-4)
 
 
+def test_what_blas_does_not_take_is_the_same_product():
+    x = np.random.default_rng(0).normal(size=(5, 1))
+    row, ones = x.T[:, :3], np.broadcast_to(2.0, (5, 1))
+    np.testing.assert_array_equal(md.matmul(x, row), x @ row)
+    np.testing.assert_array_equal(md.matmul(np.stack([x, -x]), row), np.stack([x, -x]) @ row)
+    np.testing.assert_allclose(md.matmul(x.T, ones), x.T @ ones, rtol=1e-15)
+    bits = np.array([[True], [False]])
+    assert md.matmul(bits, bits.T).dtype == bool
+
+
 def test_products_of_a_batch_with_one_matrix_are_one_product(monkeypatch):
     seen = []
     product = products._product

@@ -5,7 +5,7 @@ import pytest
 
 from minidl.ops import convolution, windows, winograd
 from minidl.ops.convolution import convolution_definition
-from minidl.ops.windows import Axis, Geometry
+from minidl.ops.geometry import Axis, Geometry
 from minidl.ops.winograd import Winograd, suits
 
 rng = np.random.default_rng(0)

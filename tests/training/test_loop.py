@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 
 import minidl as md
+from minidl import backend
 from minidl.callbacks import Callback, Checkpoint, LearningRateLog, ModelCheckpoint, ProgressBar
 from minidl.data import Batches
 from minidl.errors import ShapeError
-from minidl.layers import Dense, Dropout, Layer, Sequential
+from minidl.layers import (
+    Conv1D,
+    Dense,
+    Dropout,
+    Layer,
+    LayerNormalization,
+    Sequential,
+    SpectralNormalization,
+)
 from minidl.losses import MeanSquaredError
 from minidl.optimizers import SGD
+from minidl.training.loop import threads_for
 
 QUIET = {"verbose": False, "allocator": False}
 
@@ -216,6 +226,21 @@ class TestInterrupt:
         thread.start()
         thread.join()
         assert len(done[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("layers", "blas"),
+    [
+        ([Dense(2, input_size=2), Dropout(0.5), SpectralNormalization(Dense(1, input_size=2))], 2),
+        ([Dense(2, input_size=2), LayerNormalization(input_size=2)], None),
+        ([Conv1D(2, 3, input_size=2)], None),
+    ],
+)
+def test_blas_divides_the_products_of_dense_layers_alone(layers, blas, monkeypatch):
+    asked = []
+    monkeypatch.setattr(backend, "threads", lambda n, blas: asked.append((n, blas)))
+    threads_for(Sequential(layers), 2)
+    assert asked == [(2, blas)]
 
 
 class TestEvaluating:
