@@ -191,11 +191,11 @@ class Mixup(Experiment):
         found: dict[str, Any] = {}
         for name, part in zip(("validation", "test"), self.held_out, strict=True):
             batches = md.data.Batches(part.images, part.labels, batch_size=250, shuffle=False)
-            metrics = [
-                md.metrics.SparseCategoricalAccuracy(),
-                md.metrics.ExpectedCalibrationError(from_logits=True),
-            ]
+            calibration = md.metrics.ExpectedCalibrationError(from_logits=True)
+            metrics = [md.metrics.SparseCategoricalAccuracy(), calibration]
             found[name] = md.evaluate(model, SPARSE, batches, metrics)
+            confidence, _, counts = calibration.reliability()
+            found[name]["confidence"] = float(np.nansum(confidence * counts) / counts.sum())
         train = mixing.subset(self.parts.train, cell.labels, cell.seed).head(self.paired)
         shares = {
             MIXUP: mixing.share_of_mixup(ALPHA[MIXUP]),
@@ -294,8 +294,8 @@ def line(cell: Cell, found: dict) -> str:
     what = f"{cell.method}{alpha}"
     return (
         f"{what:26}{cell.labels:>6,} labels, seed {cell.seed}: validation "
-        f"{found['validation']['accuracy']:.3f}, test {test['accuracy']:.4f}, calibration error "
-        f"{test['calibration_error']:.3f}"
+        f"{found['validation']['accuracy']:.3f}, test {test['accuracy']:.4f}, confidence "
+        f"{test['confidence']:.3f}, calibration error {test['calibration_error']:.3f}"
     )
 
 

@@ -50,6 +50,11 @@ def balanced_class_weights(labels: Any, classes: int | None = None) -> np.ndarra
     without a label gets 0. As scikit-learn's "balanced".
     """
     labels = np.asarray(labels).reshape(-1)
+    if labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+        raise ValueError(
+            f"balanced_class_weights: labels: expected integers from 0 on, got {labels.dtype}"
+            + (f" down to {labels.min()}" if labels.size else " without entries")
+        )
     counts = np.bincount(labels, minlength=classes or 0)
     if classes is not None and len(counts) > classes:
         raise ValueError(

@@ -40,7 +40,8 @@ class Transform:
 
 
 class Compose(Transform):
-    """Several transforms, one after the other."""
+    """Several transforms, one after the other. In a pause of `Phases` those rest that have `idle`,
+    which every Transform has; plain functions work on."""
 
     def __init__(self, *transforms: Callable[[Batch], Batch]) -> None:
         self.transforms = transforms

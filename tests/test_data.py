@@ -36,6 +36,11 @@ class TestBalancedClassWeights:
         with pytest.raises(ValueError, match="expected 0 to 1, got 2"):
             balanced_class_weights([0, 2], 2)
 
+    @pytest.mark.parametrize("labels", [[], [0.0, 1.0], [0, -1]])
+    def test_what_are_no_labels_is_refused(self, labels):
+        with pytest.raises(ValueError, match="expected integers from 0 on"):
+            balanced_class_weights(labels)
+
 
 class TestPad:
     @given(st.lists(st.lists(st.integers(0, 9), max_size=5), max_size=5))

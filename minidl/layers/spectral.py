@@ -14,6 +14,7 @@ from minidl.functional.activations import linear
 from minidl.graph import Tensor, wrap
 from minidl.layers.conv import DepthwiseConv2D
 from minidl.layers.layer import Layer
+from minidl.ops.shape import count_of
 
 
 class SpectralNormalization(Layer):
@@ -52,10 +53,15 @@ class SpectralNormalization(Layer):
         warmup_iterations: int = 15,
         weight: str | None = None,
     ) -> None:
-        numbers = {"power_iterations": power_iterations, "warmup_iterations": warmup_iterations}
-        for name, value in (numbers | {"coefficient": coefficient}).items():
-            if not value > 0:
-                raise ValueError(f"SpectralNormalization: {name}: expected > 0, got {value!r}")
+        for name, value in (
+            ("power_iterations", power_iterations),
+            ("warmup_iterations", warmup_iterations),
+        ):
+            count_of("SpectralNormalization", name, value, least=1)
+        if not coefficient > 0:
+            raise ValueError(
+                f"SpectralNormalization: coefficient: expected > 0, got {coefficient!r}"
+            )
         if method not in ("reshaped", "operator"):
             raise ValueError(
                 f"SpectralNormalization: method: expected 'reshaped' or 'operator', got {method!r}"

@@ -374,9 +374,13 @@ def test_refusals():
         SpectralNorm(Dropout(0.5))
     with pytest.raises(TypeError, match="expected one with a gain, got Dense"):
         SpectralNorm(Dense(2, input_size=2), weight="gain")
-    for options in ({"coefficient": 0}, {"power_iterations": 0}, {"warmup_iterations": -1}):
-        with pytest.raises(ValueError, match=f"{next(iter(options))}: expected > 0"):
-            SpectralNorm(Dense(2), **options)
+    with pytest.raises(ValueError, match="coefficient: expected > 0"):
+        SpectralNorm(Dense(2), coefficient=0)
+    for name in ("power_iterations", "warmup_iterations"):
+        with pytest.raises(ValueError, match=f"{name}: expected 1 or more"):
+            SpectralNorm(Dense(2), **{name: 0})
+        with pytest.raises(TypeError, match=f"{name}: expected an integer, got 1.5"):
+            SpectralNorm(Dense(2), **{name: 1.5})
     with pytest.raises(ValueError, match="'reshaped' or 'operator', got 'exact'"):
         SpectralNorm(Dense(2), method="exact")
     with pytest.raises(TypeError, match="expected a convolution or Dense, got Embedding"):
