@@ -208,7 +208,7 @@ class Custom(Experiment):
             [f"epoch {epoch}" for epoch in shown],
         )
         self.draw_neighbours(models)
-        print(f"pictures: retrieval.png, planes.png, neighbours.png, planes/ in {self.out}")
+        print(f"pictures in {self.out}: retrieval.png, planes.png, neighbours.png, planes/")
 
     def draw_neighbours(self, models: Mapping[str, Embedder]) -> None:
         """For some of the digits left out what each network finds; wrong ones in white on black."""

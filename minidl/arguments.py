@@ -79,7 +79,7 @@ def array_of(op: Any, values: Sequence) -> np.ndarray:
 def refuse_constant(op: Any, name: str) -> None:
     raise GradientError(
         f"{op.__name__}: {name} has no derivative here, but the tensor given requires a gradient; "
-        "pass x.detach()"
+        f"pass {name}.detach(), or give the op a rule: {op.__name__}.defvjp({name}=rule)"
     )
 
 

@@ -317,8 +317,10 @@ def threads(n: int, blas: int | None = None) -> Iterator[None]:
     From two on, large work is split over two Python threads and each gets half of BLAS's threads:
     one when n is 2, so that the two kinds of threads do not fight for the cores. With `blas`, BLAS
     gets so many and divides matrix products itself, which hands over sooner: for networks of
-    little else. With 1 all runs on one core. Results do not depend on it beyond what BLAS itself
-    does with its threads.
+    little else. Results depend on neither number beyond what BLAS itself does with its threads.
+
+    BLAS's number is the process's: of scopes that overlap in several Python threads the last one to
+    end decides what remains.
     """
     for name, value in (("n", n), ("blas", 1 if blas is None else blas)):
         if value < 1:

@@ -64,6 +64,15 @@ def balanced_class_weights(labels: Any, classes: int | None = None) -> np.ndarra
     return weights.astype(np.float32)
 
 
+def require_function(name: str, value: Any) -> None:
+    """TypeError for a list, a word or a class in the place of a transform."""
+    if isinstance(value, type) or not callable(value):
+        raise TypeError(
+            f"{name}: expected functions from Batch to Batch, such as Cutout(3), got {value!r}; "
+            "give several as Compose(one, another)"
+        )
+
+
 class _Column:
     """One input or target: an array with an item a row, or a list of sequences to pad."""
 
@@ -160,6 +169,8 @@ class Batches:
         self.shuffle = shuffle
         self.bucket = bucket
         self.drop_last = drop_last
+        if transform is not None:
+            require_function("Batches: transform", transform)
         self.transform = transform
         self.seed = int(random.generator().integers(0, 2**31)) if seed is None else seed
         self.epoch = 0

@@ -51,6 +51,17 @@ def glorot_uniform(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
     return uniform(shape, dtype, -limit, limit)
 
 
+def glorot_normal(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    """Normal with standard deviation sqrt(2 / (fan_in + fan_out)), not truncated (as above)."""
+    return normal(shape, dtype, 0.0, math.sqrt(2.0 / max(1, sum(_fans(shape)))))
+
+
+def he_uniform(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
+    """Uniform on [-a, a), a = sqrt(6 / fan_in), of the variance of he_normal."""
+    limit = math.sqrt(6.0 / max(1, _fans(shape)[0]))
+    return uniform(shape, dtype, -limit, limit)
+
+
 def he_normal(shape: tuple[int, ...], dtype: Any = None) -> np.ndarray:
     """Normal with standard deviation sqrt(2 / fan_in) (He et al. 2015, eq. 10), not truncated."""
     return normal(shape, dtype, 0.0, math.sqrt(2.0 / max(1, _fans(shape)[0])))
@@ -78,7 +89,18 @@ def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 _BY_NAME: dict[str, Initializer] = {
-    f.__name__: f for f in (zeros, ones, uniform, normal, glorot_uniform, he_normal, orthogonal)
+    f.__name__: f
+    for f in (
+        zeros,
+        ones,
+        uniform,
+        normal,
+        glorot_uniform,
+        glorot_normal,
+        he_uniform,
+        he_normal,
+        orthogonal,
+    )
 }
 
 

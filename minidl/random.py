@@ -32,7 +32,9 @@ class Generator:
     def uniform(
         self, low: float = 0.0, high: float = 1.0, shape: tuple[int, ...] = (), dtype: Any = None
     ) -> np.ndarray:
-        """Numbers from [low, high)."""
+        """Numbers from [low, high). Raises TypeError where the shape is given first."""
+        if isinstance(low, tuple):
+            raise TypeError(f"uniform: low: expected a number, got {low}; give shape={low}")
         return self._numpy.uniform(low, high, shape).astype(dtype or backend.current_dtype())
 
     def integers(self, low: int, high: int, shape: tuple[int, ...] = ()) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minidl import ops, random
-from minidl.data import Batch
+from minidl.data import Batch, require_function
 from minidl.errors import DtypeError, ShapeError
 from minidl.functional.losses.checks import require_fraction, require_range
 
@@ -44,6 +44,8 @@ class Compose(Transform):
     which every Transform has; plain functions work on."""
 
     def __init__(self, *transforms: Callable[[Batch], Batch]) -> None:
+        for transform in transforms:
+            require_function("Compose: transforms", transform)
         self.transforms = transforms
 
     def __call__(self, batch: Batch) -> Batch:
@@ -134,8 +136,8 @@ def mixed(values: Any, mix: Mix, name: str = "mixed") -> Any:
         return ops.logical_and(values, ops.take(values, mix.partners, 0))
     if values.dtype.kind != "f":
         raise DtypeError(
-            f"{name}: expected floats, or booleans as masks, got {values.dtype}: numbers of words "
-            "cannot be mixed; embed them, and mix there with ManifoldMixup"
+            f"{name}: expected floats, or booleans as masks, got {values.dtype}: cast pixels to "
+            "float32; embed numbers of words, and mix there with ManifoldMixup"
         )
     share = ops.reshape(mix.share.astype(values.dtype), (count, *(1,) * (values.ndim - 1)))
     return values * share + ops.take(values, mix.partners, 0) * (1 - share)
@@ -388,8 +390,8 @@ class _OfSpace(Transform):
         x = inputs[which]
         if x.ndim < 3 or x.dtype.kind != "f":
             raise ShapeError(
-                f"{type(self).__name__}: inputs: expected floats (batch, ..., channels), got "
-                f"{x.dtype} of shape {x.shape}"
+                f"{type(self).__name__}: inputs: expected floats (batch, one axis of space or "
+                f"more, channels), got {x.dtype} of shape {x.shape}; reshape or cast them"
             )
         inputs[which] = self.change(x)
         return batch._replace(inputs=tuple(inputs) if several else inputs[0])

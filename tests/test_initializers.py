@@ -7,7 +7,9 @@ import minidl as md
 from minidl import initializers
 from minidl.errors import ShapeError
 
-DRAWN = ("uniform", "normal", "glorot_uniform", "he_normal", "orthogonal")
+DRAWN = (
+    "uniform", "normal", "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "orthogonal",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -28,7 +30,10 @@ def test_fans_count_the_window():
     limit = np.sqrt(6 / (3 * 40 + 3 * 50))
     values = initializers.glorot_uniform((3, 40, 50))
     assert 0.99 * limit < np.abs(values).max() <= limit
-    assert initializers.he_normal((3, 40, 500)).std() == pytest.approx(np.sqrt(2 / 120), rel=0.02)
+    for draw in (initializers.he_normal, initializers.he_uniform):
+        assert draw((3, 40, 500)).std() == pytest.approx(np.sqrt(2 / 120), rel=0.02)
+    values = initializers.glorot_normal((3, 40, 500))
+    assert values.std() == pytest.approx(np.sqrt(2 / 1620), rel=0.02)
 
 
 def test_normal_and_uniform():
@@ -56,5 +61,5 @@ def test_constants():
     np.testing.assert_array_equal(initializers.get(values)((2, 3), np.float32), values)
     with pytest.raises(ShapeError, match=r"\(3, 2\), got \(2, 3\)"):
         initializers.get(values)((3, 2))
-    with pytest.raises(ValueError, match="expected one of glorot_uniform"):
+    with pytest.raises(ValueError, match="expected one of glorot_normal"):
         initializers.get("glorot")

@@ -214,10 +214,17 @@ class TestCutout:
         assert (signal == 0).sum((1, 2)).max() == 8
 
     def test_refusals(self):
-        with pytest.raises(ShapeError, match=r"expected floats \(batch, ..., channels\)"):
+        with pytest.raises(ShapeError, match=r"expected floats \(batch, one axis of space"):
             Cutout(2)(Batch(CODE))
         with pytest.raises(ValueError, match="expected 1 or more"):
             Cutout(0)
+
+
+@pytest.mark.parametrize("wrong", [[Cutout(2)], "cutout", Cutout])
+def test_what_is_no_transform_is_refused_at_once(wrong):
+    for make in (Compose, lambda each: md.data.Batches(CODE, transform=each)):
+        with pytest.raises(TypeError, match="expected functions from Batch to Batch"):
+            make(wrong)
 
 
 class TestShift:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,20 @@ from minidl.autodiff import enable_grad, grad, no_grad
 from minidl.derivatives import vjp
 from minidl.errors import ShapeError
 from minidl.graph import Tensor
+from minidl.layers.layer import Layer
+from minidl.training.loop import evaluating
 
 
 def local_slopes(f: Callable, x: Any, steps: int = 20) -> np.ndarray:
     """How much `f` stretches at each item of `x` (batch, ...): the norm of its Jacobian, (batch,).
 
     By so many steps of power iteration on J^T J, from below, beginning in random directions. `f`
-    must take the items one by one (evaluation mode), and be differentiable.
+    must be differentiable and take the items one by one: a layer is put into evaluation mode
+    meanwhile; a function of one is to do that itself.
     """
     x = _constant(x)
-    return _steepest(f, x, steps)[1].numpy()
+    with _at_rest(f):
+        return _steepest(f, x, steps)[1].numpy()
 
 
 def lower_bound(f: Callable, x: Any, steps: int = 50, distance: float = 0.1) -> float:
@@ -33,6 +38,15 @@ def lower_bound(f: Callable, x: Any, steps: int = 50, distance: float = 0.1) -> 
     ShapeError for no items, ValueError where f has a slope that is not finite.
     """
     x = _constant(x)
+    with _at_rest(f):
+        return _climbed(f, x, steps, distance)
+
+
+def _at_rest(f: Callable) -> AbstractContextManager:
+    return evaluating(f) if isinstance(f, Layer) else nullcontext()
+
+
+def _climbed(f: Callable, x: Tensor, steps: int, distance: float) -> float:
     directions, slopes = _steepest(f, x, 10)
     if not np.isfinite(slopes.numpy()).all():
         raise ValueError(
@@ -53,7 +67,7 @@ def lower_bound(f: Callable, x: Any, steps: int = 50, distance: float = 0.1) -> 
         rate = 0.1 * apart.detach() / ops.where(ops.equal(steepness, 0), 1.0, steepness)
         rate = _beside(rate, x)
         a, b = _apart(a.detach() + rate * up[0], b.detach() + rate * up[1], 1e-3 * distance)
-    return max(best, *(float(local_slopes(f, end).max()) for end in (x, a, b)))
+    return max(best, *(float(_steepest(f, end, 20)[1].numpy().max()) for end in (x, a, b)))
 
 
 def _apart(a: Tensor, b: Tensor, least: float) -> tuple[Tensor, Tensor]:

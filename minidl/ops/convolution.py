@@ -272,7 +272,8 @@ def check_shapes(
     if kernel[-2] != x[-1] // groups:
         raise ShapeError(
             f"{op}: kernel: expected shape {(*kernel[:-2], x[-1] // groups, kernel[-1])}, got "
-            f"{kernel}; make kernel.shape[{axes}] equal x.shape[{axes + 1}] // groups"
+            f"{kernel}; make kernel.shape[{axes}] equal x.shape[{axes + 1}] // groups (channels "
+            "stand last)"
         )
     if bias is not None and bias != kernel[-1:]:
         raise ShapeError(
@@ -320,7 +321,8 @@ def convolution_definition(
     *sizes, channels, filters = shape_of(kernel)
     axes = _axes_of("convolution_definition", shape_of(x)[1:-1], sizes, stride, padding, dilation)
     x = pad(x, ((0, 0), *((a.left, a.right) for a in axes), (0, 0)))
-    steps = [n - a.reach(k) for n, a, k in zip(shape_of(x)[1:-1], axes, sizes, strict=True)]
+    sides = zip(shape_of(x)[1:-1], axes, sizes, strict=True)
+    steps = [max(n - a.reach(k), 0) for n, a, k in sides]
     parts = []
     for group in range(groups):
         ins = slice(group * channels, (group + 1) * channels)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from minidl.backend import namespace
 from minidl.errors import ShapeError
 from minidl.ops.shape import count_of
 
-USED = 0.9  # share of the products that meet inputs, up to which the others are left out
+USED = 0.9  # share of an axis's products that meet inputs, up to which the others are left out
 
 Sizes = tuple[int, ...]  # one number for each axis between the items and the channels
 
@@ -87,15 +85,18 @@ class Run(NamedTuple):
     taps: slice
 
 
-def runs_of(x: Any, steps: int, size: int, axis: Axis) -> list[Run]:
-    """Runs that leave out products with padding, where that pays; else one of everything."""
-    met = [meeting(tap, steps, x.shape[1], axis)[:2] for tap in range(size)]
-    if namespace(x) is not np or sum(high - low for low, high in met) > USED * steps * size:
-        return [Run(slice(0, steps), slice(0, size))]
-    runs: list[Run] = []
-    for i in range(steps):
-        seen = [tap for tap, (low, high) in enumerate(met) if low <= i < high]
-        taps = slice(seen[0], seen[-1] + 1) if seen else slice(0, 0)
-        first = runs.pop().outs.start if runs and runs[-1].taps == taps else i
-        runs.append(Run(slice(first, i + 1), taps))
+def runs_of(length: int, steps: int, size: int, axis: Axis, most: int) -> list[Run]:
+    """Runs that leave out products with padding, where those are enough of them and the runs no
+    more than `most`; else one of everything."""
+    every = [Run(slice(0, steps), slice(0, size))]
+    met = [meeting(tap, steps, length, axis)[:2] for tap in range(size)]
+    if most < 2 or sum(high - low for low, high in met) > USED * steps * size:
+        return every
+    ends = sorted({0, steps, *(end for low, high in met if low < high for end in (low, high))})
+    if len(ends) > most + 1:
+        return every
+    runs = []
+    for first, stop in pairwise(ends):  # between two ends all outputs see the same taps
+        seen = [tap for tap, (low, high) in enumerate(met) if low <= first < high]
+        runs.append(Run(slice(first, stop), slice(seen[0], seen[-1] + 1) if seen else slice(0, 0)))
     return runs

@@ -34,7 +34,9 @@ def matmul(x: Any, y: Any) -> Any:
     ShapeError for 0-d arguments, unequal inner sides, and batches that do not broadcast.
     """
     _check_matmul(getattr(x, "shape", ()), getattr(y, "shape", ()))
-    return namespace(x).matmul(x, y) if y.ndim == 1 or x.ndim == 1 else _merged(x, y)
+    if y.ndim == 1 or x.ndim == 1:
+        return namespace(x).matmul(_laid_out(x), _laid_out(y))
+    return _merged(x, y)
 
 
 # Where a rule wants a transposed matrix there is an op that takes it as it is, so that a gradient
@@ -84,16 +86,15 @@ def _check_matmul(x: tuple[int, ...], y: tuple[int, ...]) -> None:
 
 
 def _product(x: Any, y: Any) -> Any:
-    """x @ y of two or more axes each; a large one in two halves (NumPy): of its first axis, or of a
-    matrix's columns where they are more, for then BLAS lays out the right side once in all."""
+    """x @ y of two or more axes each; a large one in two halves (NumPy, unless BLAS divides it): of
+    its first axis, or of a matrix's columns where they are more, for then BLAS lays out the right
+    side once in all."""
     xp = namespace(x)
     if xp is not np:
         return xp.matmul(x, y)
-    # What BLAS does not take NumPy multiplies in slow loops: columns of one entry, and rows that a
-    # broadcast made of one.
-    if x.shape[-1] == 1:
+    if x.shape[-1] == 1:  # NumPy has slow loops for it, not BLAS
         return np.multiply(x, y)
-    x, y = (np.ascontiguousarray(a) if 0 in a.strides[-2:] else a for a in (x, y))
+    x, y = _laid_out(x), _laid_out(y)
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2]) if x.ndim > 2 or y.ndim > 2 else ()
     shape = (*batch, x.shape[-2], y.shape[-1])
     if shape[0] < 2 or math.prod(shape) * x.shape[-1] < SPLIT or blas_divides():
@@ -115,6 +116,13 @@ def _product(x: Any, y: Any) -> Any:
     half = (shape[0] + 1) // 2
     in_two(lambda: work(slice(0, half)), lambda: work(slice(half, None)))
     return out
+
+
+def _laid_out(x: Any) -> Any:
+    """x, a vector or matrix that was broadcast written out: BLAS takes no strides of 0."""
+    if type(x) is np.ndarray and x.ndim < 3 and 0 in x.strides:
+        return np.ascontiguousarray(x)
+    return x
 
 
 def _matmul_vjp_x(g, y, x_shape, y_shape):

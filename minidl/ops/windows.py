@@ -21,6 +21,7 @@ from minidl.ops.winograd import Winograd, suits
 
 BLOCK = 3 << 19  # bytes of the buffer that holds some items' windows: within a core's cache
 PASS = 64  # an elementwise pass over an entry costs about as much as so many products
+ROWS = 20  # of a block's matrix of windows, from which it pays to multiply them apart
 SHORT = 10  # entries of a window's row up to which it is too short to be copied at once
 
 
@@ -57,10 +58,10 @@ def _products(x: Any, y: Any, out: Any = None) -> Any:
 
 def columns_of(
     x: Any, steps: Sizes, sizes: Sizes, geometry: Geometry, start: int, stop: int,
-    outward: bool = False,
+    steps_first: bool = False,
 ) -> Iterator[tuple[slice, Any]]:  # fmt: skip
     """The windows that `steps` outputs see, as (groups, rows, taps * channels // groups); with
-    `outward` all items' first outputs come before all second ones.
+    `steps_first` all items' first outputs come before all second ones.
 
     Goes through the items `start` to `stop` of `x` in blocks, giving (items, windows) for each; all
     blocks share one buffer. On NumPy a block fits the cache; elsewhere it is everything: few calls.
@@ -79,9 +80,9 @@ def columns_of(
     for items in blocks:
         count = items.stop - items.start
         if buffer is None or buffer.shape[1] != count:
-            buffer = _buffer(x, (groups, count), steps, sizes, each, outward)
+            buffer = _buffer(x, (groups, count), steps, sizes, each, steps_first)
         fill(items.start - start, buffer)
-        block = buffer.swapaxes(1, 2) if outward else buffer
+        block = buffer.swapaxes(1, 2) if steps_first else buffer
         yield items, block.reshape(groups, count * math.prod(steps), taps * each)
 
 
@@ -96,19 +97,20 @@ def _blocks(x: Any, entries: int, start: int, stop: int) -> list[slice]:
 
 
 def _buffer(
-    x: Any, front: tuple[int, int], steps: Sizes, sizes: Sizes, channels: int, outward: bool
+    x: Any, front: tuple[int, int], steps: Sizes, sizes: Sizes, channels: int, steps_first: bool
 ) -> Any:
     """(groups, items, *steps, *sizes, channels) in memory for windows of x. Where the row of a
     window is short, the entries of one tap are neighbours, not those of one window: longer runs to
-    copy, and the product takes either."""
+    copy, and the product takes either. With `steps_first` the first axis of outputs comes before
+    the items in memory."""
     (groups, items), n, taps = front, len(steps), (*sizes, channels)
-    outs = (steps[0], items, *steps[1:]) if outward else (items, *steps)
+    outs = (steps[0], items, *steps[1:]) if steps_first else (items, *steps)
     if sizes[-1] * channels > SHORT:
         buffer = namespace(x).empty((groups, *outs, *taps), x.dtype)
     else:
         apart = namespace(x).empty((groups, *taps, *outs), x.dtype)
         buffer = apart.transpose(0, *range(n + 2, 2 * n + 3), *range(1, n + 2))
-    return buffer.swapaxes(1, 2) if outward else buffer
+    return buffer.swapaxes(1, 2) if steps_first else buffer
 
 
 def _filler(x: Any, count: int, steps: Sizes, sizes: Sizes, geometry: Geometry) -> Callable:
@@ -162,18 +164,18 @@ def convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool 
         return _convolve_alone(x, kernel, bias, steps, geometry, positive)
     out = xp.empty((x.shape[0], *steps, filters), x.dtype)
     matrices = matrices_of(kernel, geometry.groups)
-    runs = runs_of(x, steps[0], sizes[0], geometry.axes[0])
-    outward = len(runs) > 1
+    runs = _runs(x, steps, tuple(sizes), geometry)
+    steps_first = len(runs) > 1
 
     def work(start: int, stop: int) -> None:
-        for items, columns in columns_of(x, steps, sizes, geometry, start, stop, outward):
+        for items, columns in columns_of(x, steps, sizes, geometry, start, stop, steps_first):
             block = out[items]
-            if outward:
+            if steps_first:
                 block = xp.empty((steps[0], len(block), *steps[1:], filters), x.dtype)
             found = _by_group(block, geometry.groups)
-            for rows, taps in _parts_of(runs, columns, steps, sizes):
+            for rows, taps in _slices(runs, columns, steps, tuple(sizes)):
                 _products(columns[:, rows, taps], matrices[:, taps], found[:, rows])
-            if outward:
+            if steps_first:
                 out[items] = block.swapaxes(0, 1)
             finish(out[items], bias, positive)
 
@@ -189,7 +191,17 @@ def convolve(x: Any, kernel: Any, bias: Any, geometry: Geometry, positive: bool 
     return out
 
 
-def _parts_of(runs: list[Run], columns: Any, steps: Sizes, sizes: Sizes) -> list:
+def _runs(x: Any, steps: Sizes, sizes: Sizes, geometry: Geometry) -> list[Run]:
+    """The runs along the first axis; on devices one, for few calls."""
+    if namespace(x) is not np:
+        return [Run(slice(0, steps[0]), slice(0, sizes[0]))]
+    rows = math.prod(steps)
+    first, *_ = _blocks(x, rows * math.prod(sizes) * x.shape[-1], 0, max(x.shape[0], 1))
+    most = first.stop * rows // ROWS
+    return runs_of(x.shape[1], steps[0], sizes[0], geometry.axes[0], most)
+
+
+def _slices(runs: list[Run], columns: Any, steps: Sizes, sizes: Sizes) -> list:
     """The rows and columns of a matrix of windows that each run is."""
     rows, width = columns.shape[1] // max(steps[0], 1), columns.shape[2] // sizes[0]
     return [
@@ -254,20 +266,19 @@ def _scatter(
     def work(start: int, stop: int) -> None:
         for items in _blocks(y, products * joint, start, stop):
             shape = (groups, *lengths[:-1], side, items.stop - items.start, joint * channels)
-            padded = xp.zeros(shape, out.dtype)
-            for columns, matrices in parts:
-                given = xp.ascontiguousarray(from_y[..., columns, items, :])
-                for rows, matrix, hit in matrices:
-                    met = given[rows]
-                    flat = met.reshape(groups, math.prod(met.shape[1:-1]), met.shape[-1])
-                    padded[hit] += _products(flat, matrix).reshape(
-                        *met.shape[:-1], matrix.shape[-1]
-                    )
-            for tap in range(joint):
-                first = -(-(last.left - tap) // joint)
-                target = into_out[..., first * joint + tap - last.left :: joint, items, :]
-                met = slice(first, first + target.shape[-3])
-                target[...] = padded[..., met, :, tap * channels : (tap + 1) * channels]
+            padded = xp.zeros(shape, out.dtype)  # along the last axis only
+            for seen, matrices in parts:
+                given = xp.ascontiguousarray(from_y[..., seen, items, :])
+                for outs, matrix, place in matrices:
+                    block = given[outs]
+                    rows = block.reshape(groups, math.prod(block.shape[1:-1]), block.shape[-1])
+                    spread = _products(rows, matrix)
+                    padded[place] += spread.reshape(*block.shape[:-1], matrix.shape[-1])
+            for phase in range(joint):
+                first = -(-(last.left - phase) // joint)
+                target = into_out[..., first * joint + phase - last.left :: joint, items, :]
+                inside = slice(first, first + target.shape[-3])
+                target[...] = padded[..., inside, :, phase * channels : (phase + 1) * channels]
             finish(out[items], bias, positive)
 
     over_batch(work, y, y.shape[0] * products * sizes[-1] * y.shape[-1] // groups)
@@ -282,36 +293,38 @@ def _items_last(x: Any, groups: int) -> Any:
 
 
 def _parts(kernel: Any, lengths: Sizes, steps: Sizes, geometry: Geometry) -> tuple[int, list]:
-    """The kernel in parts of neighbouring taps along the last axis, so many to a part that they
-    meet neighbouring inputs, as do those of the next output: long runs to add. For each part, the
-    outputs along that axis that see inputs, and for each choice of taps along the other axes, those
-    along these axes, the taps' matrices (groups, filters // groups, taps * channels), and where the
-    products belong in (groups, ..., steps, items, taps * channels)."""
+    """`joint` neighbouring taps along the last axis make a part: so many as meet neighbouring
+    inputs with those of the next output, for long runs to add. Returns (joint, parts), of each part
+    (seen, matrices): the outputs along the last axis that see inputs through it, and for each
+    choice of taps along the other axes (outs, matrix, place): the outputs that see inputs through
+    these, the taps' matrix (groups, filters // groups, taps * channels), and where the products
+    belong in (groups, *lengths[:-1], places along the last axis, items, joint * channels)."""
     groups, (*sizes, channels, filters) = geometry.groups, kernel.shape
     *axes, last = geometry.axes
     joint = last.stride if last.dilation == 1 else 1
     kernel = kernel.reshape(*sizes, channels, groups, filters // groups)
     kernel = namespace(kernel).moveaxis(kernel, (-2, -1), (0, 1))
-    whole, parts = slice(None), []
+    sides = list(zip(steps[:-1], lengths[:-1], axes, strict=True))
+    every, parts = slice(None), []
     for first in range(0, sizes[-1], joint):
-        taps = slice(first, min(first + joint, sizes[-1]))
-        ends = [meeting(tap, steps[-1], lengths[-1], last) for tap in range(taps.start, taps.stop)]
-        ends = [each for each in ends if each[0] < each[1]]
+        taps = range(first, min(first + joint, sizes[-1]))
+        ends = [meeting(tap, steps[-1], lengths[-1], last)[:2] for tap in taps]
+        ends = [(low, high) for low, high in ends if low < high]
         if not ends:
             continue
-        low, high = min(each[0] for each in ends), max(each[1] for each in ends)
+        seen = slice(min(low for low, _ in ends), max(high for _, high in ends))
         start, stride = first * last.dilation // joint, last.stride // joint
-        columns = slice(start + low * stride, start + (high - 1) * stride + 1, stride)
+        places = slice(start + seen.start * stride, start + (seen.stop - 1) * stride + 1, stride)
         matrices = []
         for others in product(*(range(size) for size in sizes[:-1])):
-            met = [meeting(*each) for each in zip(others, steps, lengths, axes, strict=False)]
+            met = [meeting(tap, *side) for tap, side in zip(others, sides, strict=True)]
             if all(low < high for low, high, _ in met):
-                matrix = kernel[(whole, whole, *others, taps)]
+                matrix = kernel[(every, every, *others, slice(taps.start, taps.stop))]
                 matrix = matrix.reshape(*matrix.shape[:2], math.prod(matrix.shape[2:]))
-                rows = (whole, *(slice(low, high) for low, high, _ in met))
-                into = (whole, *(seen for *_, seen in met), columns, whole)
-                matrices.append((rows, matrix, (*into, slice(matrix.shape[-1]))))
-        parts.append((slice(low, high), matrices))
+                outs = (every, *(slice(low, high) for low, high, _ in met))
+                ins = (every, *(inputs for *_, inputs in met))
+                matrices.append((outs, matrix, (*ins, places, every, slice(matrix.shape[-1]))))
+        parts.append((seen, matrices))
     return joint, parts
 
 
@@ -323,15 +336,17 @@ def correlate(x: Any, y: Any, sizes: Sizes, geometry: Geometry) -> Any:
     if _alone(geometry, channels):
         return _correlate_alone(x, y, sizes, geometry)
     dtype = np.result_type(x.dtype, y.dtype)
-    runs = runs_of(x, steps[0], sizes[0], geometry.axes[0])
-    outward = len(runs) > 1
+    runs = _runs(x, tuple(steps), sizes, geometry)
+    steps_first = len(runs) > 1
 
     def work(start: int, stop: int) -> Any:
         shape = (groups, math.prod(sizes) * channels, filters // groups)
         total, part = xp.zeros(shape, dtype), xp.empty(shape, dtype)
-        for items, columns in columns_of(x, tuple(steps), sizes, geometry, start, stop, outward):
-            given = _by_group(y[items].swapaxes(0, 1) if outward else y[items], groups)
-            for rows, taps in _parts_of(runs, columns, tuple(steps), sizes):
+        for items, columns in columns_of(
+            x, tuple(steps), sizes, geometry, start, stop, steps_first
+        ):
+            given = _by_group(y[items].swapaxes(0, 1) if steps_first else y[items], groups)
+            for rows, taps in _slices(runs, columns, tuple(steps), sizes):
                 seen = columns[:, rows, taps].swapaxes(1, 2)
                 total[:, taps] += _products(seen, given[:, rows], part[:, taps])
         return total.transpose(1, 0, 2).reshape(*sizes, channels, filters)
@@ -444,7 +459,8 @@ def _correlate_alone(x: Any, y: Any, sizes: Sizes, geometry: Geometry) -> Any:
         total = xp.zeros((*sizes, 1, filters), dtype)
         block = _copies(x[items], filters)
         for taps, outs, ins in met:
-            rows = (block[ins] * y[items][outs]).reshape(-1, filters)
+            rows = block[ins] * y[items][outs]
+            rows = rows.reshape(math.prod(rows.shape[:-1]), filters)
             total[(*taps, 0)] = xp.ones(len(rows), dtype) @ rows
         return total
 

@@ -99,14 +99,13 @@ def fit(
 def threads_for(model: Layer, count: int | None = None) -> AbstractContextManager[None]:
     """`md.threads` as `fit` sets it. All that a network of dense layers alone has to divide is
     matrix products, which BLAS does at less cost."""
-    count = count or min(2, os.cpu_count() or 1)
-    owners = (
-        layer
+    count = min(2, os.cpu_count() or 1) if count is None else count
+    owners = {
+        type(layer)
         for _, layer in model.walk()
-        if any(isinstance(member, Parameter) for _, member in layer.members())
-    )
-    dense = all(isinstance(layer, Dense) for layer in owners)
-    return backend.threads(count, blas=count if dense else None)
+        if layer._waits() or any(isinstance(member, Parameter) for _, member in layer.members())
+    }
+    return backend.threads(count, blas=count if owners == {Dense} else None)
 
 
 def evaluate(

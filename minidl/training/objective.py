@@ -13,6 +13,7 @@ from minidl.data import Batch
 from minidl.errors import SerializationError, ShapeError
 from minidl.graph import Tensor, unwrap, wrap
 from minidl.layers.layer import Layer
+from minidl.losses import Loss
 from minidl.training.metrics.base import Mean, Metric, as_metric, items
 
 _LOSS = "md.losses.MeanSquaredError() or any function (targets, output)"
@@ -33,6 +34,11 @@ class _Part:
         targets = None
         if getattr(self.measure, "needs_target", True):
             targets = _of("targets", batch.targets, self.key)
+            if targets is None and isinstance(self.measure, Loss):
+                raise ValueError(
+                    f"fit: {self.name}: {type(self.measure).__name__} needs targets, and the "
+                    "batches have none; give them, as Batches(inputs, targets) does"
+                )
         given = [targets, _of("output", output, self.key)]
         mask = batch.mask
         if self.key is not None and isinstance(mask, dict):

@@ -156,3 +156,25 @@ def test_ten_thousand_pairs_stay_under_the_certified_bound(convolutions):
     assert (slopes <= 1.001).all() and (slopes <= bound).all()
     assert adversarial > np.concatenate(found).max()  # ascent finds more than chance
     assert 1 <= bound < (1.001 if not convolutions else 1.5)
+
+
+def test_layers_are_measured_in_evaluation_mode_and_left_as_they_were():
+    md.seed(0)
+    model = layers.Sequential(
+        [
+            layers.Dense(8, input_size=5),
+            layers.BatchNormalization(input_size=8),
+            layers.Dropout(0.5),
+            layers.SpectralNormalization(layers.Dense(3, input_size=8)),
+        ]
+    ).astype("float64")
+    model(images(50))
+    model[2].eval()
+    before, modes = model.state_dict(), [layer.training for _, layer in model.walk()]
+    found = lower_bound(model, images()), local_slopes(model, images()).max()
+    assert [layer.training for _, layer in model.walk()] == modes and True in modes
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    model.eval()
+    assert found == (lower_bound(model, images()), local_slopes(model, images()).max())
+    assert 0 < found[0] <= upper_bound(model, (5,)).product

@@ -234,6 +234,8 @@ class TestInterrupt:
         ([Dense(2, input_size=2), Dropout(0.5), SpectralNormalization(Dense(1, input_size=2))], 2),
         ([Dense(2, input_size=2), LayerNormalization(input_size=2)], None),
         ([Conv1D(2, 3, input_size=2)], None),
+        ([Conv1D(2, 3), Dense(1, input_size=2)], None),  # decided alike before it is built
+        ([Dropout(0.5)], None),
     ],
 )
 def test_blas_divides_the_products_of_dense_layers_alone(layers, blas, monkeypatch):
@@ -241,6 +243,12 @@ def test_blas_divides_the_products_of_dense_layers_alone(layers, blas, monkeypat
     monkeypatch.setattr(backend, "threads", lambda n, blas: asked.append((n, blas)))
     threads_for(Sequential(layers), 2)
     assert asked == [(2, blas)]
+
+
+def test_a_loss_that_needs_targets_says_so():
+    model, optimizer, _ = line()
+    with pytest.raises(ValueError, match="MeanSquaredError needs targets, and the batches have"):
+        md.fit(model, MeanSquaredError(), optimizer, Batches(np.ones((4, 1))), **QUIET)
 
 
 class TestEvaluating:

@@ -84,11 +84,16 @@ def wide(x: Any) -> Any:
 
 
 def require_shape(op: str, argument: str, value: Any, expected: tuple[int, ...]) -> None:
-    if value.shape != tuple(expected):
-        raise ShapeError(
-            f"{op}: {argument}: expected shape {tuple(expected)}, got {value.shape}; losses do not "
-            "broadcast: reshape or index one of the two"
-        )
+    if value.shape == tuple(expected):
+        return
+    mend = "losses do not broadcast: reshape or index one of the two"
+    if value.shape == tuple(expected[:-1]) and value.dtype.kind in "iu":
+        mend = "integer labels want the sparse loss, or the transform OneHot(classes)"
+    elif value.shape[:-1] == tuple(expected) and op.endswith("cross_entropy"):
+        mend = "distributions want CategoricalCrossentropy, which is not sparse"
+    raise ShapeError(
+        f"{op}: {argument}: expected shape {tuple(expected)}, got {value.shape}; {mend}"
+    )
 
 
 def require_axis(op: str, argument: str, value: Any) -> None:

@@ -125,3 +125,13 @@ def test_weights_follow_the_logits(function):
     t = md.tensor(t, device="strict")
     found = getattr(functional, function)(x, t, class_weights=np.array([1.0, 2.0, 0.5]))
     assert found.item() == pytest.approx(float(expected), rel=1e-6) and found.device == "strict"
+
+
+def test_labels_and_distributions_that_are_mistaken_for_one_another():
+    logits, labels = np.zeros((4, 3)), np.array([0, 1, 2, 0])
+    sparse = md.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with pytest.raises(ShapeError, match="distributions want CategoricalCrossentropy"):
+        sparse(md.one_hot(labels, 3), logits)
+    dense = md.losses.CategoricalCrossentropy(from_logits=True)
+    with pytest.raises(ShapeError, match=r"labels want the sparse loss, or the transform OneHot"):
+        dense(labels, logits)
