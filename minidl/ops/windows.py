@@ -360,7 +360,9 @@ def correlate(x: Any, y: Any, sizes: Sizes, geometry: Geometry) -> Any:
     if _few_products(x, (*sizes, channels, filters), geometry):
         way, work = Winograd(None, geometry, x.shape[1:-1]), work_less
     first, *second = over_batch(work, x, y.size * math.prod(sizes) * channels)
-    return first + second[0] if second else first
+    for other in second:
+        first += other
+    return first
 
 
 def _few_products(x: Any, kernel_shape: tuple[int, ...], geometry: Geometry) -> bool:
