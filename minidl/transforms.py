@@ -244,9 +244,11 @@ class ManifoldMixup(Mixup):
         per: str = "batch", probability: float = 1.0,
     ) -> None:  # fmt: skip
         super().__init__(alpha, classes, per, probability)
+        if not isinstance(places, (int, Sequence)) or not places:
+            raise ValueError(
+                f"ManifoldMixup: places: expected one or more, or a list of some, got {places!r}"
+            )
         self.places = list(range(places)) if isinstance(places, int) else list(places)
-        if not self.places:
-            raise ValueError(f"ManifoldMixup: places: expected one or more, got {places}")
 
     def __call__(self, batch: Batch) -> Batch:
         place = self.places[int(random.generator().integers(0, len(self.places)))]

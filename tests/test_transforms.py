@@ -339,5 +339,15 @@ class TestManifoldMixup:
         transform = ManifoldMixup(3, classes=CLASSES)
         places = {transform(Batch(CODE, LABELS)).inputs[1].place for _ in range(40)}
         assert places == {0, 1, 2}
-        with pytest.raises(ValueError, match="one or more, got 0"):
+        with pytest.raises(ValueError, match="one or more, or a list of some, got 0"):
             ManifoldMixup(0)
+
+
+def test_manifold_mixup_wants_a_model_that_mixes():
+    model = Sequential([Dense(3, input_size=CODE.shape[1])])
+    batches = md.data.Batches(CODE, np.arange(len(CODE)) % 3, transform=ManifoldMixup([0], 1.0, 3))
+    optimizer, loss = md.optimizers.SGD(model, 0.1), CategoricalCrossentropy(from_logits=True)
+    with pytest.raises(TypeError, match=r"md.layers.ManifoldMixing\(model, names\)"):
+        md.fit(model, loss, optimizer, batches, verbose=False, allocator=False)
+    with pytest.raises(ValueError, match="places: expected one or more, or a list"):
+        ManifoldMixup(2.0, 10)

@@ -36,6 +36,11 @@ class Sequential(Layer):
         self.layers.append(layer)
 
     def call(self, x: Any, mask: Any = None) -> Any:
+        if isinstance(mask, tuple):  # a Mix, which would go unnoticed
+            raise TypeError(
+                f"Sequential: mask: expected an array, got {type(mask).__name__}; a model that is "
+                "trained with ManifoldMixup belongs into md.layers.ManifoldMixing(model, names)"
+            )
         for layer in self.layers:
             steps = mask is not None and np.ndim(x) > 2 and np.shape(x)[:2] == np.shape(mask)
             name = _mask_name(layer) if steps else None
