@@ -1,26 +1,9 @@
 """minidl: automatic differentiation, layers and training, small enough to read."""
 
 import importlib
+from typing import TYPE_CHECKING
 
-from minidl import (
-    callbacks,
-    constraints,
-    data,
-    decoding,
-    errors,
-    functional,
-    initializers,
-    layers,
-    lipschitz,
-    losses,
-    metrics,
-    ops,
-    optimizers,
-    random,
-    regularizers,
-    schedules,
-    transforms,
-)
+from minidl import errors, ops, random
 from minidl.autodiff import (
     anomaly_mode,
     enable_grad,
@@ -37,9 +20,18 @@ from minidl.graph import Parameter, Tensor, tensor
 from minidl.ops import *  # noqa: F403
 from minidl.random import seed
 from minidl.serialization import load, save
-from minidl.training import History, evaluate, evaluating, fit
+
+if TYPE_CHECKING:
+    from minidl.training import History, evaluate, evaluating, fit
 
 __version__ = "0.1.0"
+
+_LATER = {  # loaded when asked for: an op's user does not wait for the layers
+    "callbacks", "constraints", "conversion", "data", "decoding", "functional", "initializers",
+    "layers", "lipschitz", "losses", "metrics", "optimizers", "regularizers", "schedules",
+    "testing", "training", "transforms",
+}  # fmt: skip
+_OF_TRAINING = {"History", "evaluate", "evaluating", "fit"}
 
 _HABITS = {  # what users of PyTorch look for here
     "cat": "md.concatenate",
@@ -56,7 +48,13 @@ _HABITS = {  # what users of PyTorch look for here
 
 
 def __getattr__(name: str) -> object:
-    if name == "testing":  # loaded when asked for
-        return importlib.import_module("minidl.testing")
+    if name in _LATER:
+        return importlib.import_module(f"minidl.{name}")
+    if name in _OF_TRAINING:
+        return globals().setdefault(name, getattr(importlib.import_module("minidl.training"), name))
     mend = f"; use {_HABITS[name]}" if name in _HABITS else ""
     raise AttributeError(f"module 'minidl' has no attribute {name!r}{mend}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER, *_OF_TRAINING})

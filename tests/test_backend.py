@@ -31,6 +31,17 @@ def test_import_brings_nothing_beyond_numpy():
     assert run(code).strip() == "['minidl']"
 
 
+def test_layers_and_training_are_loaded_when_asked_for():
+    code = (
+        "import sys, minidl as md\n"
+        "assert not {'minidl.layers', 'minidl.training'} & set(sys.modules)\n"
+        "names = set(dir(md))\n"
+        "assert {'layers', 'fit', 'losses', 'testing', 'tanh', 'lipschitz'} <= names\n"
+        "print(all(hasattr(md, name) for name in names), md.fit.__name__, md.layers.Dense.__name__)"
+    )
+    assert run(code).split() == ["True", "fit", "Dense"]
+
+
 def test_namespace_and_devices():
     assert backend.namespace(np.ones(2)) is np and backend.namespace(2.0) is np
     assert backend.namespace(np.float32(2)) is np
