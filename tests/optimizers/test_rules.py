@@ -115,7 +115,7 @@ class TestPyTorch:
     @EACH
     def test_float32_over_many_blocks(self, kind, options, name, theirs):
         torch = pytest.importorskip("torch")
-        ours = make([(70_001,), (300, 200), (3,)], np.float32)
+        ours = make([(200_001,), (300, 200), (3,)], np.float32)  # several blocks a thread
         others = [torch.tensor(p.numpy().copy(), requires_grad=True) for p in ours]
         optimizer = kind(ours, **options)
         other = getattr(torch.optim, name)(others, **theirs)
